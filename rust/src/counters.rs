@@ -1,0 +1,136 @@
+//! Named counters. Every drop has a name here; docs/counters.md explains each one.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $variant:ident => $name:literal,)+) => {
+        /// A counter; its name is what operators see.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(usize)]
+        pub enum Counter { $($(#[$doc])* $variant,)+ }
+
+        impl Counter {
+            /// All counters, in the order of their discriminants.
+            pub const ALL: &'static [Counter] = &[$(Counter::$variant,)+];
+
+            /// The stable name.
+            pub const fn name(self) -> &'static str {
+                match self { $(Counter::$variant => $name,)+ }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Inner packets received in tunnels and accepted.
+    InnerRx => "inner_rx",
+    /// Inner packets sent into tunnels.
+    InnerTx => "inner_tx",
+    /// Inner packets written to TUN devices.
+    TunTx => "tun_tx",
+    /// Inner packets read from TUN devices.
+    TunRx => "tun_rx",
+    StreamsAccepted => "streams_accepted",
+    StreamsReady => "streams_ready",
+    StreamsClosed => "streams_closed",
+    DatagramsReady => "datagrams_ready",
+    DatagramsClosed => "datagrams_closed",
+    CookiesSent => "dtls_cookies_sent",
+    KeepalivesAnswered => "keepalives_answered",
+    ControlRx => "control_rx",
+    ControlTx => "control_tx",
+    TlsHandshakeFailed => "tls_handshake_failed",
+    TlsRecordBad => "tls_record_bad",
+    DtlsHandshakeFailed => "dtls_handshake_failed",
+    HandshakeTimeout => "handshake_timeout",
+    HandshakesFull => "drop_handshakes_full",
+    TunnelsFull => "drop_tunnels_full",
+    AcceptFailed => "drop_accept_failed",
+    /// A datagram that is neither ours nor the beginning of a handshake.
+    StrayDatagram => "drop_stray_datagram",
+    DatagramTruncated => "drop_datagram_truncated",
+    RecordBadTag => "drop_record_bad_tag",
+    RecordReplay => "drop_record_replay",
+    RecordMalformed => "drop_record_malformed",
+    FrameMalformed => "drop_frame_malformed",
+    FrameReserved => "drop_frame_reserved",
+    FrameOversized => "drop_frame_oversized",
+    ControlMalformed => "drop_control_malformed",
+    ControlWrongTsid => "drop_control_wrong_tsid",
+    ControlQueueFull => "drop_control_queue_full",
+    InnerMalformed => "drop_inner_malformed",
+    InnerNotAttached => "drop_inner_not_attached",
+    InnerSpoofedSource => "drop_inner_spoofed_source",
+    InnerWrongDestination => "drop_inner_wrong_destination",
+    InnerNoRoute => "drop_inner_no_route",
+    InnerNoPath => "drop_inner_no_path",
+    InnerTooBig => "drop_inner_too_big",
+    InnerClientBlocked => "drop_inner_client_block",
+    InnerPolicyDenied => "drop_inner_policy_denied",
+    InnerRateLimited => "drop_inner_rate_limited",
+    FlowTableFull => "drop_flow_table_full",
+    NatTableFull => "drop_nat_table_full",
+    StreamQueueFull => "drop_stream_queue_full",
+    MediaStale => "drop_media_stale",
+    MediaQueueFull => "drop_media_queue_full",
+    TunFull => "drop_tun_full",
+    SendFailed => "drop_send_failed",
+    SendWouldBlock => "drop_send_would_block",
+    KeyLimit => "drop_key_limit",
+    SocketUnbound => "drop_socket_unbound",
+    SocketQueueFull => "drop_socket_queue_full",
+    SocketBadChecksum => "drop_socket_bad_checksum",
+    CoreSocketsFull => "drop_core_sockets_full",
+    CoreUnsupported => "drop_core_unsupported",
+    CoreUnsolicited => "drop_core_unsolicited",
+    CaptureFull => "drop_capture_full",
+    EventQueueFull => "drop_event_queue_full",
+}
+
+/// One thread's counters. Each thread writes its own set, readers add them up, so that counting is a
+/// plain store and never a contended one.
+#[derive(Debug)]
+pub struct CounterSet {
+    values: Vec<AtomicU64>,
+}
+
+impl Default for CounterSet {
+    fn default() -> Self {
+        Self { values: Counter::ALL.iter().map(|_| AtomicU64::new(0)).collect() }
+    }
+}
+
+impl CounterSet {
+    /// Count one.
+    #[inline]
+    pub fn add(&self, counter: Counter) {
+        self.add_n(counter, 1);
+    }
+
+    /// Count several.
+    #[inline]
+    pub fn add_n(&self, counter: Counter, n: u64) {
+        if let Some(value) = self.values.get(counter as usize) {
+            value.fetch_add(n, Ordering::Relaxed);
+        }
+    }
+
+    /// The present value.
+    pub fn get(&self, counter: Counter) -> u64 {
+        self.values.get(counter as usize).map_or(0, |v| v.load(Ordering::Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_match_their_places() {
+        let mut names: Vec<_> = Counter::ALL.iter().map(|c| c.name()).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), Counter::ALL.len());
+        assert!(Counter::ALL.iter().enumerate().all(|(i, c)| *c as usize == i));
+    }
+}

@@ -1,0 +1,377 @@
+//! The way of an inner packet, in packet order: out of a tunnel, a TUN device or a local socket; checks;
+//! route; path; into a tunnel, a TUN device or a local socket. Sequential, no locks held between the steps.
+//!
+//! A `Forwarder` belongs to one thread. Datagrams gather in its batch and streams in its list of dirty
+//! ones until the owner calls `flush`.
+
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::boundary::Event;
+use crate::counters::{Counter, CounterSet};
+use crate::crypto::dtls_record::DatagramSealError;
+use crate::egress::{Class, Pushed};
+use crate::engine::{Engine, Tun};
+use crate::packet::{Meta, UdpHead, echo_reply, udp_checksum_ok, write_udp};
+use crate::sys::SendBatch;
+use crate::tables::nat::Applied;
+use crate::tables::sockets::LocalSocket;
+use crate::tables::{Role, Session, Sink, Target};
+use crate::tunnel::{DatagramLink, Link, Tunnel};
+
+/// Outcome of a step: a drop has a name.
+pub type Outcome = Result<(), Counter>;
+
+/// One thread's side of the packet path.
+pub struct Forwarder {
+    pub engine: Arc<Engine>,
+    pub counters: Arc<CounterSet>,
+    /// Microseconds since the engine began, read once per turn.
+    pub now_us: u64,
+    /// Streams this worker owns that have something to write; others are told through their inbox.
+    pub dirty: Vec<Arc<Tunnel>>,
+    worker: Option<usize>,
+    batch: SendBatch,
+    scratch: Vec<u8>,
+}
+
+impl Forwarder {
+    /// `worker` is None for the thread of the control plane, which owns no sockets.
+    pub fn new(engine: Arc<Engine>, counters: Arc<CounterSet>, worker: Option<usize>) -> Self {
+        Self {
+            engine,
+            counters,
+            now_us: 0,
+            dirty: Vec::new(),
+            worker,
+            batch: SendBatch::default(),
+            scratch: Vec::with_capacity(2048),
+        }
+    }
+
+    /// An inner packet came out of a tunnel.
+    #[inline]
+    pub fn from_tunnel(&mut self, tunnel: &Arc<Tunnel>, data: &mut [u8]) {
+        if let Err(drop) = self.accept(tunnel, data) {
+            self.counters.add(drop);
+        }
+    }
+
+    fn accept(&mut self, tunnel: &Arc<Tunnel>, data: &mut [u8]) -> Outcome {
+        let meta = Meta::parse(data).map_err(|_| Counter::InnerMalformed)?;
+        let guard = tunnel.session();
+        let Some(session) = guard.as_ref() else {
+            return Err(Counter::InnerNotAttached);
+        };
+        check_lease(session, &meta)?;
+        tunnel.rx.count(data.len());
+        self.counters.add(Counter::InnerRx);
+        let server = session.role == Role::Server;
+        let policer = if server { &session.upstream } else { &session.downstream };
+        if policer.as_ref().is_some_and(|p| !p.admit(data.len(), self.now_us)) {
+            session.drops.rate_limited.fetch_add(1, Ordering::Relaxed);
+            return Err(Counter::InnerRateLimited);
+        }
+        let datagram = tunnel.is_datagram();
+        let learn = server && meta.looks_like_media(data);
+        if !session.flows.note_received(&meta, server, datagram, learn) {
+            self.counters.add(Counter::FlowTableFull);
+        }
+        self.record(session, data);
+        match session.sink {
+            Sink::Route => self.route(Some(session), data, &meta, i8::from(datagram)),
+            Sink::Local => self.deliver_local(Some(session), data, &meta, i8::from(datagram)),
+            Sink::Tun(tun) => self.deliver_tun(tun, data),
+        }
+    }
+
+    /// An inner packet was read from a TUN device.
+    #[inline]
+    pub fn from_tun(&mut self, tun: &Tun, data: &mut [u8]) {
+        self.counters.add(Counter::TunRx);
+        let outcome = match Meta::parse(data) {
+            Err(_) => Err(Counter::InnerMalformed),
+            Ok(meta) => match &tun.session {
+                // A client's own host: only the leased addresses may speak.
+                Some(session) if !session.owns(meta.source) => Err(Counter::InnerSpoofedSource),
+                Some(session) => self.deliver_session(&Arc::clone(session), data, &meta),
+                None => self.route(None, data, &meta, -1),
+            },
+        };
+        if let Err(drop) = outcome {
+            self.counters.add(drop);
+        }
+    }
+
+    /// Send from a local socket. Errors name the drop.
+    pub fn from_local(&mut self, socket: &LocalSocket, payload: &[u8], to: SocketAddr, tos: u8) -> Outcome {
+        let head = UdpHead {
+            source: socket.address,
+            source_port: socket.port,
+            destination: to.ip(),
+            destination_port: to.port(),
+            tos,
+        };
+        let mut packet = std::mem::take(&mut self.scratch);
+        packet.clear();
+        let outcome = self.send_built(socket, &head, payload, &mut packet);
+        self.scratch = packet;
+        if let Err(drop) = outcome {
+            self.counters.add(drop);
+        }
+        outcome
+    }
+
+    fn send_built(
+        &mut self,
+        socket: &LocalSocket,
+        head: &UdpHead,
+        payload: &[u8],
+        packet: &mut Vec<u8>,
+    ) -> Outcome {
+        if !write_udp(head, payload, packet) || packet.len() > crate::limits::MAX_INNER_PACKET {
+            return Err(Counter::InnerTooBig);
+        }
+        let meta = Meta::parse(packet).map_err(|_| Counter::InnerMalformed)?;
+        match socket.session {
+            Some(id) => {
+                let session = self.engine.sessions.get(&id).ok_or(Counter::InnerNoPath)?;
+                self.deliver_session(&session, packet, &meta)
+            }
+            None => self.route(None, packet, &meta, -1),
+        }
+    }
+
+    /// The routing table of a server: leased addresses, then prefixes.
+    fn route(&mut self, from: Option<&Arc<Session>>, data: &mut [u8], meta: &Meta, path: i8) -> Outcome {
+        let mut meta = *meta;
+        if from.is_some() {
+            match self.engine.policies.outward(data, &meta) {
+                Applied::Unchanged => {}
+                Applied::Rewritten => meta = Meta::parse(data).map_err(|_| Counter::InnerMalformed)?,
+                Applied::Denied => return Err(Counter::InnerPolicyDenied),
+                Applied::TableFull => return Err(Counter::NatTableFull),
+            }
+        }
+        if let Some(session) = self.engine.routes.session(meta.destination) {
+            if from.is_some_and(|f| !f.inter_client || !session.inter_client) {
+                return Err(Counter::InnerClientBlocked);
+            }
+            return self.deliver_session(&session, data, &meta);
+        }
+        match self.engine.routes.prefix(meta.destination) {
+            Some(Target::Tun(tun)) => self.deliver_tun(tun, data),
+            Some(Target::Local) => self.deliver_local(None, data, &meta, path),
+            Some(Target::Core) => match from {
+                Some(session) => self.engine.core.send(&self.engine, session, data, &meta, self.now_us),
+                None => Err(Counter::InnerNoRoute),
+            },
+            None => Err(Counter::InnerNoRoute),
+        }
+    }
+
+    /// Into a session's tunnels, by the path its steering table says.
+    pub fn deliver_session(&mut self, session: &Arc<Session>, data: &mut [u8], meta: &Meta) -> Outcome {
+        let server = session.role == Role::Server;
+        let mut meta = *meta;
+        if server && self.engine.policies.inward(data, &meta) {
+            meta = Meta::parse(data).map_err(|_| Counter::InnerMalformed)?;
+        }
+        let policer = if server { &session.downstream } else { &session.upstream };
+        if policer.as_ref().is_some_and(|p| !p.admit(data.len(), self.now_us)) {
+            session.drops.rate_limited.fetch_add(1, Ordering::Relaxed);
+            return Err(Counter::InnerRateLimited);
+        }
+        self.record(session, data);
+        let datagram = session.tunnel(true).filter(|t| t.datagram().is_some_and(|d| data.len() <= d.room()));
+        let verdict = session.flows.choose(&meta, !server, datagram.is_some());
+        let (by_datagram, media) =
+            verdict.map_or_else(|| (false, meta.looks_like_media(data)), |v| (v.datagram, v.media));
+        let stream = if by_datagram { None } else { session.tunnel(false) };
+        // Without a stream (it is being remade) everything that fits goes by the datagram tunnel.
+        match (stream, datagram) {
+            (Some(stream), _) => {
+                self.deliver_stream(&stream, if media { Class::Media } else { Class::Signalling }, data)
+            }
+            (None, Some(datagram)) => self.deliver_datagram(&datagram, data),
+            (None, None) => {
+                session.drops.no_path.fetch_add(1, Ordering::Relaxed);
+                Err(Counter::InnerNoPath)
+            }
+        }?;
+        self.counters.add(Counter::InnerTx);
+        Ok(())
+    }
+
+    /// Queue an inner packet on a stream.
+    fn deliver_stream(&mut self, tunnel: &Arc<Tunnel>, class: Class, data: &[u8]) -> Outcome {
+        self.queue_frame(tunnel, class, data)?;
+        tunnel.tx.count(data.len());
+        Ok(())
+    }
+
+    /// Queue a frame on a stream and see to it that its owner writes it.
+    pub fn queue_frame(&mut self, tunnel: &Arc<Tunnel>, class: Class, frame: &[u8]) -> Outcome {
+        let Some(link) = tunnel.stream() else {
+            return Err(Counter::InnerNoPath);
+        };
+        let pushed = link.egress.lock().push(class, frame, self.now_us);
+        match pushed {
+            Pushed::Queued => {}
+            Pushed::MadeRoom(dropped) => {
+                self.counters.add_n(Counter::MediaQueueFull, dropped);
+                tunnel.tx_dropped.fetch_add(dropped, Ordering::Relaxed);
+            }
+            Pushed::Full => {
+                tunnel.tx_dropped.fetch_add(1, Ordering::Relaxed);
+                return Err(Counter::StreamQueueFull);
+            }
+        }
+        if !link.dirty.swap(true, Ordering::AcqRel) {
+            if self.worker == Some(tunnel.worker()) {
+                self.dirty.push(Arc::clone(tunnel));
+            } else {
+                self.engine.mark_dirty(tunnel);
+            }
+        }
+        Ok(())
+    }
+
+    fn deliver_datagram(&mut self, tunnel: &Arc<Tunnel>, data: &[u8]) -> Outcome {
+        self.send_frame(tunnel, data)?;
+        tunnel.tx.count(data.len());
+        Ok(())
+    }
+
+    /// Put a frame into a datagram of its own and that into the batch.
+    pub fn send_frame(&mut self, tunnel: &Arc<Tunnel>, frame: &[u8]) -> Outcome {
+        let Link::Datagram(link) = &tunnel.link else {
+            return Err(Counter::InnerNoPath);
+        };
+        if frame.len() > link.room() {
+            return Err(Counter::InnerTooBig);
+        }
+        let (fd, addressed) = link.socket(self.worker.unwrap_or(0)).ok_or(Counter::SendFailed)?;
+        let peer = addressed.then_some(&tunnel.peer);
+        let mut refused = None;
+        let built = self.batch.push(fd, peer, |slot| match fill(link, slot, frame) {
+            Ok(length) => Some(length),
+            Err(drop) => {
+                refused = Some(drop);
+                None
+            }
+        });
+        if !built {
+            return Err(refused.unwrap_or(Counter::SendFailed));
+        }
+        tunnel.tx.records.fetch_add(1, Ordering::Relaxed);
+        if self.batch.is_full() {
+            self.flush_datagrams();
+        }
+        Ok(())
+    }
+
+    /// A raw datagram (a handshake's) into the batch.
+    pub fn send_raw(&mut self, fd: std::os::fd::RawFd, to: Option<&SocketAddr>, datagram: &[u8]) {
+        self.batch.push(fd, to, |slot| {
+            slot.get_mut(..datagram.len())?.copy_from_slice(datagram);
+            Some(datagram.len())
+        });
+        if self.batch.is_full() {
+            self.flush_datagrams();
+        }
+    }
+
+    /// Give the gathered datagrams to the kernel.
+    pub fn flush_datagrams(&mut self) {
+        if self.batch.is_empty() {
+            return;
+        }
+        let flushed = self.batch.flush();
+        self.counters.add_n(Counter::SendWouldBlock, flushed.would_block);
+        self.counters.add_n(Counter::SendFailed, flushed.failed);
+    }
+
+    fn deliver_tun(&mut self, id: u64, data: &[u8]) -> Outcome {
+        let tun = self.engine.tuns.get(&id).ok_or(Counter::InnerNoRoute)?;
+        let queue = self.worker.unwrap_or(0) % tun.queues.len().max(1);
+        let fd = tun.queues.get(queue).ok_or(Counter::InnerNoRoute)?;
+        crate::sys::write(fd.as_raw_fd(), data).map_err(|_| Counter::TunFull)?;
+        self.counters.add(Counter::TunTx);
+        Ok(())
+    }
+
+    /// To a UDP socket of this process, or to our own ICMP echo.
+    fn deliver_local(
+        &mut self,
+        session: Option<&Arc<Session>>,
+        data: &mut [u8],
+        meta: &Meta,
+        path: i8,
+    ) -> Outcome {
+        if echo_reply(data, meta) {
+            let back = Meta::parse(data).map_err(|_| Counter::InnerMalformed)?;
+            return match session {
+                Some(session) => self.deliver_session(session, data, &back),
+                None => self.route(None, data, &back, -1),
+            };
+        }
+        let scope = session.map(|s| s.id);
+        let socket = self
+            .engine
+            .sockets
+            .find(scope, meta.destination, meta.destination_port)
+            .ok_or(Counter::SocketUnbound)?;
+        if !udp_checksum_ok(meta, data) {
+            return Err(Counter::SocketBadChecksum);
+        }
+        let payload = meta.udp_payload(data).ok_or(Counter::SocketUnbound)?;
+        if !socket.reserve() {
+            return Err(Counter::SocketQueueFull);
+        }
+        let source = SocketAddr::new(meta.source, meta.source_port);
+        let event = Event::Udp { socket, data: payload.to_vec(), source, path };
+        if self.engine.events.push(event) { Ok(()) } else { Err(Counter::EventQueueFull) }
+    }
+
+    fn record(&self, session: &Session, data: &[u8]) {
+        if let Some(capture) = session.capture.load().as_ref()
+            && !capture.record(data)
+        {
+            self.counters.add(Counter::CaptureFull);
+        }
+    }
+}
+
+/// Anti-spoofing: a server checks the source, a client the destination.
+#[inline]
+fn check_lease(session: &Session, meta: &Meta) -> Outcome {
+    match session.role {
+        Role::Server if !session.owns(meta.source) => {
+            session.drops.spoofed_source.fetch_add(1, Ordering::Relaxed);
+            Err(Counter::InnerSpoofedSource)
+        }
+        Role::Client if !session.owns(meta.destination) => {
+            session.drops.wrong_destination.fetch_add(1, Ordering::Relaxed);
+            Err(Counter::InnerWrongDestination)
+        }
+        Role::Server | Role::Client => Ok(()),
+    }
+}
+
+/// Write (and seal) a frame into a datagram slot.
+#[inline]
+fn fill(link: &DatagramLink, slot: &mut [u8], frame: &[u8]) -> Result<usize, Counter> {
+    let headroom = link.sealer.as_ref().map_or(0, |s| s.headroom());
+    let place = slot.get_mut(headroom..headroom + frame.len()).ok_or(Counter::InnerTooBig)?;
+    place.copy_from_slice(frame);
+    match &link.sealer {
+        None => Ok(frame.len()),
+        Some(sealer) => sealer.seal_in_place(slot, frame.len()).map_err(|error| match error {
+            DatagramSealError::Exhausted => Counter::KeyLimit,
+            DatagramSealError::BadLength => Counter::InnerTooBig,
+        }),
+    }
+}

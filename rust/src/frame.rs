@@ -1,0 +1,189 @@
+//! Frames: what stands back to back on a stream and together in a datagram (docs/protocol.md, "Frames"),
+//! and the fixed part of control messages that the user plane looks at.
+
+use crate::limits::{MAX_CONTROL_MESSAGE, MAX_INNER_PACKET, MAX_TLVS};
+
+/// Bytes of a control message before its TLVs.
+pub const CONTROL_HEADER: usize = 16;
+
+pub const KEEPALIVE_REQUEST: u8 = 7;
+pub const KEEPALIVE_RESPONSE: u8 = 8;
+pub const CONFIGURATION_REQUEST: u8 = 1;
+
+/// TSID of a message whose sender has none yet.
+pub const UNASSIGNED_TSID: u64 = u64::MAX;
+
+/// Sequence numbers with this bit belong to the user plane's own keepalives, so that they never meet those
+/// the control plane counts.
+pub const PROBE_SEQUENCE_BIT: u32 = 0x8000_0000;
+
+const TLV_TIMESTAMP: u16 = 24;
+
+/// What the first bytes of a buffer hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Frame {
+    /// An inner packet of this many bytes.
+    Inner(usize),
+    /// A control message of this many bytes.
+    Control(usize),
+    /// The frame is not complete; nothing can be said before more bytes are there.
+    Incomplete,
+}
+
+/// Why bytes are not a frame. On a stream there is no way on after one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FrameError {
+    /// First nibble or IP header that cannot be.
+    Malformed,
+    /// A known nibble with an indication this version does not carry.
+    Reserved,
+    /// Longer than the cap.
+    Oversized,
+}
+
+/// Find the first frame in `data`.
+#[inline]
+pub fn next_frame(data: &[u8]) -> Result<Frame, FrameError> {
+    let Some(first) = data.first() else {
+        return Ok(Frame::Incomplete);
+    };
+    match first >> 4 {
+        4 => inner_length(data, 4, 2, 0, 20),
+        6 => inner_length(data, 6, 4, 40, 40),
+        1 if first & 0x0f == 0 => control_length(data),
+        1 => Err(FrameError::Reserved),
+        _ => Err(FrameError::Malformed),
+    }
+}
+
+fn inner_length(
+    data: &[u8],
+    need: usize,
+    at: usize,
+    extra: usize,
+    least: usize,
+) -> Result<Frame, FrameError> {
+    let Some(field) = data.get(at..at + 2).filter(|_| data.len() >= need) else {
+        return Ok(Frame::Incomplete);
+    };
+    let length = usize::from(u16::from_be_bytes([field[0], field[1]])) + extra;
+    if length < least {
+        return Err(FrameError::Malformed);
+    }
+    if length > MAX_INNER_PACKET {
+        return Err(FrameError::Oversized);
+    }
+    Ok(if data.len() >= length { Frame::Inner(length) } else { Frame::Incomplete })
+}
+
+fn control_length(data: &[u8]) -> Result<Frame, FrameError> {
+    let Some(count) = data.get(3).map(|c| usize::from(*c)) else {
+        return Ok(Frame::Incomplete);
+    };
+    if count > MAX_TLVS {
+        return Err(FrameError::Oversized);
+    }
+    let mut length = CONTROL_HEADER;
+    for _ in 0..count {
+        let Some(head) = data.get(length + 2..length + 4) else {
+            return bounded_incomplete(length + 4);
+        };
+        length += 4 + usize::from(u16::from_be_bytes([head[0], head[1]]));
+        bounded_incomplete(length)?;
+    }
+    Ok(if data.len() >= length { Frame::Control(length) } else { Frame::Incomplete })
+}
+
+fn bounded_incomplete(length: usize) -> Result<Frame, FrameError> {
+    if length > MAX_CONTROL_MESSAGE { Err(FrameError::Oversized) } else { Ok(Frame::Incomplete) }
+}
+
+/// The header of a control message whose framing has been checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ControlHead {
+    pub kind: u8,
+    pub tsid: u64,
+    pub sequence: u32,
+}
+
+impl ControlHead {
+    /// Read the header; None if it is too short.
+    pub fn parse(data: &[u8]) -> Option<ControlHead> {
+        let head: &[u8; CONTROL_HEADER] = data.first_chunk()?;
+        Some(ControlHead {
+            kind: head[2],
+            tsid: u64::from_be_bytes(*head[4..].first_chunk()?),
+            sequence: u32::from_be_bytes(*head[12..].first_chunk()?),
+        })
+    }
+}
+
+/// Write a timestamped Keepalive Request.
+pub fn keepalive_request(tsid: u64, sequence: u32, micros: u64) -> [u8; CONTROL_HEADER + 12] {
+    let mut out = [0u8; CONTROL_HEADER + 12];
+    out[0] = 0x10;
+    out[2] = KEEPALIVE_REQUEST;
+    out[3] = 1;
+    out[4..12].copy_from_slice(&tsid.to_be_bytes());
+    out[12..16].copy_from_slice(&sequence.to_be_bytes());
+    out[16..18].copy_from_slice(&TLV_TIMESTAMP.to_be_bytes());
+    out[18..20].copy_from_slice(&8u16.to_be_bytes());
+    out[20..28].copy_from_slice(&micros.to_be_bytes());
+    out
+}
+
+/// Turn a Keepalive Request into its response: the same message with another type.
+pub fn answer_keepalive(message: &mut [u8]) {
+    if let Some(kind) = message.get_mut(2) {
+        *kind = KEEPALIVE_RESPONSE;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn control(tlvs: &[&[u8]]) -> Vec<u8> {
+        let mut out = vec![0x10, 0, 5, tlvs.len() as u8];
+        out.extend_from_slice(&7u64.to_be_bytes());
+        out.extend_from_slice(&9u32.to_be_bytes());
+        for value in tlvs {
+            out.extend_from_slice(&3u16.to_be_bytes());
+            out.extend_from_slice(&(value.len() as u16).to_be_bytes());
+            out.extend_from_slice(value);
+        }
+        out
+    }
+
+    #[test]
+    fn every_proper_prefix_is_incomplete_and_the_whole_is_a_frame() {
+        let message = control(&[b"abc", b"", b"0123456789"]);
+        for cut in 0..message.len() {
+            assert_eq!(next_frame(&message[..cut]), Ok(Frame::Incomplete), "cut at {cut}");
+        }
+        assert_eq!(next_frame(&message), Ok(Frame::Control(message.len())));
+        assert_eq!(ControlHead::parse(&message), Some(ControlHead { kind: 5, tsid: 7, sequence: 9 }));
+    }
+
+    #[test]
+    fn impossible_frames_are_named() {
+        assert_eq!(next_frame(&[0x00]), Err(FrameError::Malformed));
+        assert_eq!(next_frame(&[0x1f, 0]), Err(FrameError::Reserved));
+        assert_eq!(next_frame(&[0x45, 0, 0, 10]), Err(FrameError::Malformed));
+        assert_eq!(next_frame(&[0x45, 0, 0xff, 0xff]), Err(FrameError::Oversized));
+        assert_eq!(next_frame(&[0x10, 0, 1, 65]), Err(FrameError::Oversized));
+        let mut long = control(&[&[0; 4000]]);
+        long[3] = 2;
+        long.extend_from_slice(&[0, 3, 0x10, 0]);
+        assert_eq!(next_frame(&long), Err(FrameError::Oversized));
+    }
+
+    #[test]
+    fn keepalives_are_valid_frames_and_answers_differ_in_type_only() {
+        let mut message = keepalive_request(0x0102_0304_0506_0708, PROBE_SEQUENCE_BIT | 5, 99);
+        assert_eq!(next_frame(&message), Ok(Frame::Control(message.len())));
+        answer_keepalive(&mut message);
+        let head = ControlHead::parse(&message).unwrap();
+        assert_eq!((head.kind, head.sequence), (KEEPALIVE_RESPONSE, PROBE_SEQUENCE_BIT | 5));
+    }
+}

@@ -1,0 +1,97 @@
+//! Every cap of the user plane, each with its reason.
+
+/// Largest inner packet on a stream. A SIP message over inner UDP may exceed any MTU; nine
+/// kilobytes is a jumbo frame and more than any SIP stack sends.
+pub const MAX_INNER_PACKET: usize = 9216;
+
+/// Largest control message; the same number as in `opentsm.limits`.
+pub const MAX_CONTROL_MESSAGE: usize = 4096;
+
+/// TLVs in one control message; the same number as in `opentsm.limits`.
+pub const MAX_TLVS: usize = 64;
+
+/// Bytes of one outer datagram we send. PPPoE, LTE and most tunnels in between carry it unfragmented.
+pub const DATAGRAM_MTU: usize = 1400;
+
+/// Size of a receive slot: any datagram an Ethernet path can deliver, with room to see truncation.
+pub const DATAGRAM_SLOT: usize = 2048;
+
+/// Datagrams per recvmmsg/sendmmsg call; measured elsewhere: more than 64 gains nothing.
+pub const BATCH: usize = 64;
+
+/// Batches read from one socket before the others get their turn.
+pub const READ_BUDGET: usize = 4;
+
+/// Plain bytes per TLS record when frames are coalesced: a record is useless until its last byte is
+/// there, so on a lossy path a longer one delays the frames at its head.
+pub const STREAM_RECORD: usize = 4096;
+
+/// Bytes of records written to a stream at once: one turn's worth at 250,000 packets/s.
+pub const STREAM_WRITE: usize = 64 * 1024;
+
+/// TCP_NOTSENT_LOWAT: unsent bytes the kernel may hold. What is in the kernel can neither be dropped for
+/// age nor overtaken by signalling; 4 KiB is a third of a second of one G.711 call.
+pub const STREAM_UNSENT_LOW_WATER: u32 = 4096;
+
+/// Signalling (and other unclassified) bytes queued for one stream.
+pub const SIGNALLING_QUEUE: usize = 256 * 1024;
+
+/// Media bytes queued for one stream: 250 ms of a trunk with several hundred calls.
+pub const MEDIA_QUEUE: usize = 1024 * 1024;
+
+/// Useful age of media queued on a stream that is backed up. ITU-T G.114 gives 400 ms for the whole
+/// way from mouth to ear; what has waited this long before it even leaves is of no use.
+pub const MEDIA_AGE_MS: u64 = 250;
+
+/// Queue memory kept by an idle stream; more is given back when the queue runs empty.
+pub const QUEUE_KEEP: usize = 16 * 1024;
+
+/// Steering rows of one session; the same number as `opentsm.limits.MAX_FLOWS_PER_SESSION`.
+pub const MAX_FLOWS: usize = 2048;
+
+/// Events waiting for Python. Beyond it control messages are no longer read from their senders.
+pub const EVENT_QUEUE: usize = 16 * 1024;
+
+/// Events beyond EVENT_QUEUE that only facts about tunnels (never peer-made messages) may use, so that
+/// "tunnel closed" is not lost because somebody floods.
+pub const EVENT_RESERVE: usize = 256 * 1024;
+
+/// Handshakes in progress per worker; beyond it new connections wait in the kernel or are refused.
+pub const MAX_HANDSHAKES: usize = 4096;
+
+/// From accept to the end of the TLS handshake, and for DTLS from the cookie to the end.
+pub const HANDSHAKE_TIMEOUT_MS: u64 = 10_000;
+
+/// A finished DTLS handshake is kept this long to answer a client whose last flight was lost; a client's
+/// own timers end before.
+pub const HANDSHAKE_LINGER_MS: u64 = 15_000;
+
+/// Time a closing stream may take to flush what is queued.
+pub const CLOSE_FLUSH_MS: u64 = 1_000;
+
+/// Reserved datagram tunnels waiting for their handshake, per engine.
+pub const MAX_RESERVATIONS: usize = 65_536;
+
+/// Inner UDP sockets bound in this process.
+pub const MAX_LOCAL_SOCKETS: usize = 65_536;
+
+/// First port handed out when port 0 is asked for (RFC 6335 dynamic ports).
+pub const EPHEMERAL_PORT: u16 = 49_152;
+
+/// Userspace core sockets, per worker: one per inner client port that talks to the core.
+pub const MAX_CORE_SOCKETS: usize = 4_096;
+
+/// A userspace core socket without packets is closed after this (RFC 4787 REQ-5 asks for at least 2 min).
+pub const CORE_IDLE_MS: u64 = 300_000;
+
+/// Destination NAT bindings kept for the way back.
+pub const MAX_NAT_BINDINGS: usize = 65_536;
+
+/// Packets a capture may have waiting for the disk.
+pub const CAPTURE_QUEUE: usize = 4_096;
+
+/// Kernel buffer asked for on UDP sockets: 10 ms of a full core at 200 bytes, times ten.
+pub const UDP_BUFFER: usize = 4 * 1024 * 1024;
+
+/// Unanswered probes remembered per tunnel.
+pub const MAX_PROBES: usize = 8;

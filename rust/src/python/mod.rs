@@ -1,0 +1,23 @@
+//! The crate as the Python module `opentsm.userplane._core`.
+
+mod events;
+mod plane;
+mod stats;
+
+/// The user plane's native module; see `_core.pyi` for what each name does.
+#[pyo3::pymodule]
+mod _core {
+    #[pymodule_export]
+    use super::events::{
+        ControlMessage, DatagramReady, PathAlive, PathSilent, StreamReady, TunnelClosed, TunnelIdle,
+        UdpReceived,
+    };
+    #[pymodule_export]
+    use super::plane::UserPlane;
+    #[pymodule_export]
+    use super::stats::{FlowStats, TunnelStats};
+
+    #[pymodule_export]
+    #[allow(non_upper_case_globals, reason = "the name Python sees")]
+    const version: &str = env!("CARGO_PKG_VERSION");
+}

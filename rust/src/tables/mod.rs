@@ -1,0 +1,14 @@
+//! The flat tables that Python's decisions become. The packet path only reads them (and counts in them).
+
+pub mod flows;
+pub mod nat;
+pub mod reservations;
+pub mod routes;
+pub mod session;
+pub mod sharded;
+pub mod sockets;
+
+pub use flows::{Direction, FlowKey, FlowTable, PathMode};
+pub use routes::{Routes, Target};
+pub use session::{Role, Session, Sink};
+pub use sharded::Sharded;

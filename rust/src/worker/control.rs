@@ -1,0 +1,108 @@
+//! What the user plane does with frames that came out of a tunnel: inner packets go forward, keepalives are
+//! answered here, other control messages go up.
+
+use std::sync::Arc;
+
+use crate::boundary::Event;
+use crate::counters::Counter;
+use crate::egress::Class;
+use crate::forward::Forwarder;
+use crate::frame::{
+    ControlHead, Frame, FrameError, KEEPALIVE_REQUEST, KEEPALIVE_RESPONSE, PROBE_SEQUENCE_BIT,
+    UNASSIGNED_TSID, answer_keepalive, next_frame,
+};
+use crate::tunnel::Tunnel;
+
+/// How far a run over frames got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// This many bytes are done; what is left is the beginning of a frame.
+    Consumed(usize),
+    /// The control plane is behind: stop reading from this sender after so many bytes.
+    Full(usize),
+    /// After so many bytes came something that is no frame.
+    Broken(usize, FrameError),
+}
+
+/// Handle all whole frames at the start of `data`.
+pub fn frames(forwarder: &mut Forwarder, tunnel: &Arc<Tunnel>, data: &mut [u8]) -> Progress {
+    let mut at = 0;
+    while let Some(rest) = data.get_mut(at..) {
+        match next_frame(rest) {
+            Ok(Frame::Incomplete) => break,
+            Ok(Frame::Inner(length)) => {
+                if let Some(packet) = rest.get_mut(..length) {
+                    forwarder.from_tunnel(tunnel, packet);
+                }
+                at += length;
+            }
+            Ok(Frame::Control(length)) => {
+                if let Some(message) = rest.get_mut(..length)
+                    && !control(forwarder, tunnel, message)
+                {
+                    return Progress::Full(at);
+                }
+                at += length;
+            }
+            Err(error) => return Progress::Broken(at, error),
+        }
+    }
+    Progress::Consumed(at)
+}
+
+/// The counter of a frame error.
+pub fn frame_counter(error: FrameError) -> Counter {
+    match error {
+        FrameError::Malformed => Counter::FrameMalformed,
+        FrameError::Reserved => Counter::FrameReserved,
+        FrameError::Oversized => Counter::FrameOversized,
+    }
+}
+
+/// Handle one control message. False if it has to wait.
+fn control(forwarder: &mut Forwarder, tunnel: &Arc<Tunnel>, message: &mut [u8]) -> bool {
+    let Some(head) = ControlHead::parse(message) else {
+        forwarder.counters.add(Counter::ControlMalformed);
+        return true;
+    };
+    let ours = tunnel.tsid();
+    if ours != UNASSIGNED_TSID && head.tsid != ours {
+        forwarder.counters.add(Counter::ControlWrongTsid);
+        return true;
+    }
+    match head.kind {
+        KEEPALIVE_REQUEST => answer(forwarder, tunnel, message),
+        KEEPALIVE_RESPONSE if head.sequence & PROBE_SEQUENCE_BIT != 0 => {
+            let now = forwarder.engine.now_us();
+            tunnel.probe.lock().answered(head.sequence & !PROBE_SEQUENCE_BIT, now);
+        }
+        _ => {
+            if !forwarder.engine.events.offer_control(tunnel.id, message) {
+                return false;
+            }
+        }
+    }
+    forwarder.counters.add(Counter::ControlRx);
+    true
+}
+
+fn answer(forwarder: &mut Forwarder, tunnel: &Arc<Tunnel>, message: &mut [u8]) {
+    answer_keepalive(message);
+    let sent = if tunnel.is_datagram() {
+        forwarder.send_frame(tunnel, message)
+    } else {
+        forwarder.queue_frame(tunnel, Class::Signalling, message)
+    };
+    forwarder.counters.add(match sent {
+        Ok(()) => Counter::KeepalivesAnswered,
+        Err(drop) => drop,
+    });
+}
+
+/// Authentic bytes came in on a tunnel.
+#[inline]
+pub fn heard(forwarder: &Forwarder, tunnel: &Tunnel) {
+    if tunnel.heard(forwarder.now_us) && !forwarder.engine.events.push(Event::Alive { tunnel: tunnel.id }) {
+        forwarder.counters.add(Counter::EventQueueFull);
+    }
+}

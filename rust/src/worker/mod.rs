@@ -1,0 +1,255 @@
+//! A worker: one thread, one epoll, the sockets it owns.
+//!
+//! One turn of the loop, in order: wait; orders from other threads; readiness (datagrams, streams, TUN
+//! devices); timers that are due; streams that have something to write; datagrams to the kernel. A socket
+//! gets a budget of reads per turn, so that a busy one cannot starve its neighbours.
+
+mod conn;
+pub mod control;
+mod datagrams;
+mod streams;
+mod timers;
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+use crate::boundary::Command;
+use crate::counters::CounterSet;
+use crate::engine::{Engine, Inbox, Tun};
+use crate::forward::Forwarder;
+use crate::limits::{BATCH, DATAGRAM_SLOT};
+use crate::sys::{READABLE, Ready, ReadyList, RecvBatch};
+use crate::tunnel::Tunnel;
+
+use datagrams::Datagrams;
+use streams::Streams;
+use timers::{Due, Timers};
+
+/// What a descriptor is, in the top byte of its epoll token.
+pub mod token {
+    pub const WAKE: u8 = 1;
+    pub const LISTENER: u8 = 2;
+    pub const STREAM: u8 = 3;
+    pub const PORT: u8 = 4;
+    pub const TUN: u8 = 5;
+    pub const CORE: u8 = 6;
+}
+
+const ID_BITS: u32 = 56;
+
+/// Join a kind and an id.
+pub fn token(kind: u8, id: u64) -> u64 {
+    u64::from(kind) << ID_BITS | (id & ((1 << ID_BITS) - 1))
+}
+
+fn split(token: u64) -> (u8, u64) {
+    ((token >> ID_BITS) as u8, token & ((1 << ID_BITS) - 1))
+}
+
+/// How often the core side is swept for idle sockets.
+const CORE_SWEEP_US: u64 = 60_000_000;
+
+/// The state of one worker thread.
+pub struct Worker {
+    index: usize,
+    inbox: Arc<Inbox>,
+    forwarder: Forwarder,
+    streams: Streams,
+    datagrams: Datagrams,
+    tuns: HashMap<u64, Arc<Tun>>,
+    timers: Timers,
+    batch: RecvBatch,
+    stop_at_us: Option<u64>,
+}
+
+impl Worker {
+    /// A worker that has not begun.
+    pub fn new(engine: Arc<Engine>, counters: Arc<CounterSet>, index: usize) -> io::Result<Self> {
+        let inbox = engine.inbox(index).cloned().ok_or(io::ErrorKind::InvalidInput)?;
+        inbox.epoll.add(inbox.wake.as_raw_fd(), READABLE, token(token::WAKE, 0))?;
+        let mut timers = Timers::default();
+        timers.at(CORE_SWEEP_US, Due::CoreSweep);
+        Ok(Self {
+            index,
+            inbox,
+            forwarder: Forwarder::new(engine, counters, Some(index)),
+            streams: Streams::new(index),
+            datagrams: Datagrams::new(index),
+            tuns: HashMap::new(),
+            timers,
+            batch: RecvBatch::default(),
+            stop_at_us: None,
+        })
+    }
+
+    /// The thread.
+    pub fn run(mut self) {
+        let mut ready = ReadyList::default();
+        loop {
+            let now = self.forwarder.engine.now_us();
+            let timeout = self.timers.next().map(|due| due.saturating_sub(now));
+            if self.inbox.epoll.wait(&mut ready, timeout).is_err() {
+                return;
+            }
+            self.forwarder.now_us = self.forwarder.engine.now_us();
+            for index in 0..ready.len() {
+                if let Some(event) = ready.get(index) {
+                    self.dispatch(event);
+                }
+            }
+            self.run_timers();
+            self.flush();
+            if self.stop_at_us.is_some_and(|at| self.forwarder.now_us >= at || self.streams.is_flushed()) {
+                self.finish();
+                return;
+            }
+        }
+    }
+
+    fn dispatch(&mut self, event: Ready) {
+        let (kind, id) = split(event.token);
+        match kind {
+            token::WAKE => self.take_orders(),
+            token::LISTENER => self.streams.accept(id, &mut self.forwarder, &mut self.timers),
+            token::STREAM => self.streams.on_ready(id, event, &mut self.forwarder, &mut self.timers),
+            token::PORT => {
+                self.datagrams.on_readable(id, &mut self.batch, &mut self.forwarder, &mut self.timers)
+            }
+            token::TUN => self.read_tun(id),
+            token::CORE => {
+                let engine = Arc::clone(&self.forwarder.engine);
+                engine.core.receive(id, &mut self.forwarder);
+            }
+            _ => {}
+        }
+    }
+
+    fn take_orders(&mut self) {
+        self.inbox.wake.clear();
+        self.inbox.take_dirty(&mut self.forwarder.dirty);
+        while let Some(command) = self.inbox.next() {
+            self.obey(command);
+        }
+        self.streams.resume_paused(&mut self.forwarder, &mut self.timers);
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::ListenStream { listener, fd, shared } => {
+                self.streams.listen(listener, fd, shared, &self.inbox);
+            }
+            Command::ListenDatagram { listener, sockets, dtls } => {
+                self.datagrams.listen(listener, &sockets, dtls, &self.forwarder);
+            }
+            Command::Unlisten { listener } => {
+                self.streams.unlisten(listener);
+                self.datagrams.unlisten(listener);
+            }
+            Command::AttachStream { tunnel, fd, tls } => {
+                self.streams.attach(tunnel, fd, tls, &mut self.forwarder, &mut self.timers);
+            }
+            Command::AttachDatagram { tunnel, fd, psk, tsid, session, rtt_hint_ms } => {
+                let order = datagrams::Dial { tunnel, psk, tsid, session, rtt_hint_ms };
+                self.datagrams.dial(order, fd, &mut self.forwarder, &mut self.timers);
+            }
+            Command::AddTun { tun } => self.add_tun(tun),
+            Command::RemoveTun { tun } => self.remove_tun(&tun),
+            Command::Close { tunnel, reason } => {
+                self.streams.close(tunnel, reason, &mut self.forwarder, &mut self.timers);
+                self.datagrams.close(tunnel, reason, &mut self.forwarder);
+            }
+            Command::Arm { tunnel } => self.timers.arm(&tunnel, self.forwarder.now_us),
+            Command::Shutdown { flush_ms } => {
+                self.stop_at_us = Some(self.forwarder.now_us + flush_ms * 1_000);
+                self.timers.at(self.forwarder.now_us + flush_ms * 1_000, Due::Wake);
+            }
+        }
+    }
+
+    fn queue_of(&self, tun: &Tun) -> Option<i32> {
+        tun.queues.get(self.index).map(AsRawFd::as_raw_fd)
+    }
+
+    fn add_tun(&mut self, tun: Arc<Tun>) {
+        let Some(fd) = self.queue_of(&tun) else {
+            return;
+        };
+        if self.inbox.epoll.add(fd, READABLE, token(token::TUN, tun.id)).is_ok() {
+            self.tuns.insert(tun.id, tun);
+        }
+    }
+
+    fn remove_tun(&mut self, tun: &Arc<Tun>) {
+        if self.tuns.remove(&tun.id).is_some()
+            && let Some(fd) = self.queue_of(tun)
+        {
+            self.inbox.epoll.remove(fd);
+        }
+    }
+
+    fn read_tun(&mut self, id: u64) {
+        let Some(tun) = self.tuns.get(&id).cloned() else {
+            return;
+        };
+        let Some(fd) = self.queue_of(&tun) else {
+            return;
+        };
+        let mut packet = [0u8; DATAGRAM_SLOT];
+        for _ in 0..BATCH {
+            let Ok(length) = crate::sys::read(fd, &mut packet) else {
+                return;
+            };
+            if let Some(packet) = packet.get_mut(..length) {
+                self.forwarder.from_tun(&tun, packet);
+            }
+        }
+    }
+
+    fn run_timers(&mut self) {
+        while let Some(due) = self.timers.pop(self.forwarder.now_us) {
+            match due {
+                Due::Wake => {}
+                Due::CoreSweep => self.sweep_core(),
+                Due::Stream(id) => self.streams.on_timer(id, &mut self.forwarder),
+                Due::Handshake { port, peer } => {
+                    self.datagrams.on_timer(port, peer, &mut self.forwarder, &mut self.timers);
+                }
+                Due::Keepalive(tunnel) => self.timers.keepalive(&tunnel, &mut self.forwarder),
+                Due::Idle(tunnel) => self.timers.idle(&tunnel, &self.forwarder),
+            }
+        }
+    }
+
+    fn sweep_core(&mut self) {
+        if self.index == 0 {
+            let engine = Arc::clone(&self.forwarder.engine);
+            engine.core.sweep(&engine, self.forwarder.now_us);
+        }
+        self.timers.at(self.forwarder.now_us + CORE_SWEEP_US, Due::CoreSweep);
+    }
+
+    fn flush(&mut self) {
+        while let Some(tunnel) = self.forwarder.dirty.pop() {
+            self.streams.flush(tunnel.id, &mut self.forwarder, &mut self.timers);
+        }
+        self.forwarder.flush_datagrams();
+    }
+
+    fn finish(&mut self) {
+        self.streams.close_all(&mut self.forwarder);
+        self.datagrams.close_all(&mut self.forwarder);
+        self.forwarder.flush_datagrams();
+    }
+}
+
+/// Take a dead tunnel out of the shared tables.
+fn forget(tunnel: &Arc<Tunnel>, engine: &Engine) {
+    engine.tunnels.remove(&tunnel.id);
+    let session = tunnel.session().clone();
+    if let Some(session) = session {
+        session.detach(tunnel);
+    }
+    tunnel.set_session(None);
+}

@@ -1,0 +1,304 @@
+//! Stream tunnels of one worker: listeners, connections by id, deadlines.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use ahash::RandomState;
+
+use super::conn::{Conn, End, Phase, inbox, tune};
+use super::timers::{Due, Timers};
+use super::{forget, token};
+use crate::boundary::StreamListenerShared;
+use crate::counters::Counter;
+use crate::crypto::{ClientProfile, TlsHandshake};
+use crate::engine::Inbox;
+use crate::forward::Forwarder;
+use crate::limits::{CLOSE_FLUSH_MS, HANDSHAKE_TIMEOUT_MS, MAX_HANDSHAKES, STREAM_RECORD, STREAM_WRITE};
+use crate::sys::{self, READABLE, Ready, WRITABLE};
+use crate::tunnel::{Link, StreamLink, Tunnel};
+
+/// Bytes read from a stream at once, beside a partial record of at most the longest one.
+const READ_BUFFER: usize = 64 * 1024 + 20 * 1024;
+
+/// Connections accepted per turn.
+const ACCEPT_BUDGET: usize = 64;
+
+struct Listener {
+    fd: OwnedFd,
+    shared: Arc<StreamListenerShared>,
+}
+
+/// All stream tunnels of a worker.
+pub struct Streams {
+    index: usize,
+    listeners: HashMap<u64, Listener>,
+    conns: HashMap<u64, Conn, RandomState>,
+    handshakes: usize,
+    paused: Vec<u64>,
+    read_buffer: Vec<u8>,
+    write_buffer: Vec<u8>,
+}
+
+impl Streams {
+    pub fn new(index: usize) -> Self {
+        Self {
+            index,
+            listeners: HashMap::new(),
+            conns: HashMap::default(),
+            handshakes: 0,
+            paused: Vec::new(),
+            read_buffer: vec![0; READ_BUFFER],
+            write_buffer: Vec::with_capacity(STREAM_WRITE + STREAM_RECORD),
+        }
+    }
+
+    pub fn listen(&mut self, id: u64, fd: OwnedFd, shared: Arc<StreamListenerShared>, inbox: &Inbox) {
+        if inbox.epoll.add(fd.as_raw_fd(), READABLE, token(token::LISTENER, id)).is_ok() {
+            self.listeners.insert(id, Listener { fd, shared });
+        }
+    }
+
+    pub fn unlisten(&mut self, id: u64) {
+        self.listeners.remove(&id);
+    }
+
+    /// Connections are waiting at a listener.
+    pub fn accept(&mut self, id: u64, forwarder: &mut Forwarder, timers: &mut Timers) {
+        for _ in 0..ACCEPT_BUDGET {
+            let Some(listener) = self.listeners.get(&id) else {
+                return;
+            };
+            let shared = Arc::clone(&listener.shared);
+            let (fd, peer) = match sys::accept(listener.fd.as_raw_fd()) {
+                Ok(accepted) => accepted,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(_) => {
+                    // Out of descriptors, or the peer was gone before we came: others may go on.
+                    forwarder.counters.add(Counter::AcceptFailed);
+                    return;
+                }
+            };
+            forwarder.counters.add(Counter::StreamsAccepted);
+            if let Some(refusal) = self.refusal(&shared) {
+                forwarder.counters.add(refusal);
+                continue;
+            }
+            let tls = shared.tls.lock().clone();
+            let phase = match tls.map(|profile| TlsHandshake::server(&profile)) {
+                None => Phase::Open,
+                Some(Ok(handshake)) => Phase::Handshake(Box::new(handshake)),
+                Some(Err(_)) => {
+                    forwarder.counters.add(Counter::TlsHandshakeFailed);
+                    continue;
+                }
+            };
+            shared.tunnels.fetch_add(1, Ordering::AcqRel);
+            let tunnel = forwarder.engine.new_id(self.index);
+            let local = sys::local_address(fd.as_raw_fd()).unwrap_or(peer);
+            let link = Link::Stream(StreamLink::default());
+            let tunnel = Arc::new(Tunnel::new(tunnel, Some(id), peer, local, link, forwarder.now_us));
+            self.begin(tunnel, fd, phase, Some(shared), forwarder, timers);
+        }
+    }
+
+    fn refusal(&self, shared: &StreamListenerShared) -> Option<Counter> {
+        if self.handshakes >= MAX_HANDSHAKES {
+            return Some(Counter::HandshakesFull);
+        }
+        let full = shared.max_tunnels > 0 && shared.tunnels.load(Ordering::Acquire) >= shared.max_tunnels;
+        full.then_some(Counter::TunnelsFull)
+    }
+
+    /// A connected or connecting socket of ours.
+    pub fn attach(
+        &mut self,
+        id: u64,
+        fd: OwnedFd,
+        tls: Option<(Arc<ClientProfile>, String)>,
+        forwarder: &mut Forwarder,
+        timers: &mut Timers,
+    ) {
+        let any = std::net::SocketAddr::from(([0, 0, 0, 0], 0));
+        let peer = sys::peer_address(fd.as_raw_fd()).unwrap_or(any);
+        let local = sys::local_address(fd.as_raw_fd()).unwrap_or(any);
+        let link = Link::Stream(StreamLink::default());
+        let tunnel = Arc::new(Tunnel::new(id, None, peer, local, link, forwarder.now_us));
+        let (profile, name) = tls.map_or((None, String::new()), |(profile, name)| (Some(profile), name));
+        let phase = Phase::Connecting(Box::new((profile, name)));
+        self.begin(tunnel, fd, phase, None, forwarder, timers);
+    }
+
+    fn begin(
+        &mut self,
+        tunnel: Arc<Tunnel>,
+        fd: OwnedFd,
+        phase: Phase,
+        listener: Option<Arc<StreamListenerShared>>,
+        forwarder: &mut Forwarder,
+        timers: &mut Timers,
+    ) {
+        let raw_fd = fd.as_raw_fd();
+        tune(raw_fd);
+        if let Some(link) = tunnel.stream() {
+            *link.fd.lock() = Some(raw_fd);
+        }
+        let id = tunnel.id;
+        let deadline_us = forwarder.now_us + HANDSHAKE_TIMEOUT_MS * 1_000;
+        let open = matches!(phase, Phase::Open);
+        let interest = if matches!(phase, Phase::Connecting(_)) { WRITABLE } else { READABLE };
+        let mut conn = Conn::new(tunnel, fd, phase, listener, interest, deadline_us);
+        self.handshakes += 1;
+        let registered = inbox(forwarder, self.index)
+            .is_some_and(|i| i.epoll.add(raw_fd, interest, token(token::STREAM, id)).is_ok());
+        if open {
+            self.handshakes -= 1;
+            conn.become_ready(None, forwarder);
+        } else {
+            timers.at(deadline_us, Due::Stream(id));
+        }
+        if registered {
+            self.conns.insert(id, conn);
+        } else {
+            self.handshakes -= usize::from(!open);
+            conn.end(&End::new("io-error", "the socket cannot be watched"), forwarder);
+        }
+    }
+
+    /// A stream is readable or writable.
+    pub fn on_ready(&mut self, id: u64, event: Ready, forwarder: &mut Forwarder, timers: &mut Timers) {
+        let Some(mut conn) = self.conns.remove(&id) else {
+            return;
+        };
+        let was_open = conn.is_open();
+        let mut outcome = Ok(());
+        if matches!(conn.phase, Phase::Connecting(_)) {
+            outcome = conn.connected(forwarder);
+        }
+        if outcome.is_ok() && event.writable {
+            outcome = conn.flush(forwarder, &mut self.write_buffer);
+        }
+        if outcome.is_ok() && event.readable && !conn.paused {
+            outcome = conn.read(forwarder, &mut self.read_buffer);
+            // What the handshake or a key update left to be said.
+            outcome = outcome.and_then(|()| conn.flush(forwarder, &mut self.write_buffer));
+        }
+        self.put_back(id, conn, was_open, outcome, forwarder, timers);
+    }
+
+    fn put_back(
+        &mut self,
+        id: u64,
+        mut conn: Conn,
+        was_open: bool,
+        outcome: Result<(), End>,
+        forwarder: &mut Forwarder,
+        timers: &mut Timers,
+    ) {
+        let now_open = conn.is_open();
+        if let Err(end) = outcome {
+            self.handshakes -= usize::from(!was_open && self.handshakes > 0);
+            conn.end(&end, forwarder);
+            return;
+        }
+        if !was_open && now_open && self.handshakes > 0 {
+            self.handshakes -= 1;
+        }
+        if conn.paused && !self.paused.contains(&id) {
+            self.paused.push(id);
+        }
+        if matches!(conn.phase, Phase::Closing) && conn.deadline_us == 0 {
+            conn.deadline_us = forwarder.now_us + CLOSE_FLUSH_MS * 1_000;
+            timers.at(conn.deadline_us, Due::Stream(id));
+        }
+        conn.watch(self.index, forwarder);
+        self.conns.insert(id, conn);
+    }
+
+    /// Write what waits for a stream.
+    pub fn flush(&mut self, id: u64, forwarder: &mut Forwarder, timers: &mut Timers) {
+        let Some(mut conn) = self.conns.remove(&id) else {
+            return;
+        };
+        let was_open = conn.is_open();
+        let outcome = conn.flush(forwarder, &mut self.write_buffer);
+        self.put_back(id, conn, was_open, outcome, forwarder, timers);
+    }
+
+    /// There is room for control messages again.
+    pub fn resume_paused(&mut self, forwarder: &mut Forwarder, timers: &mut Timers) {
+        for id in std::mem::take(&mut self.paused) {
+            let Some(mut conn) = self.conns.remove(&id) else {
+                continue;
+            };
+            conn.paused = false;
+            let outcome = conn.resume(forwarder);
+            self.put_back(id, conn, true, outcome, forwarder, timers);
+        }
+    }
+
+    /// Close a stream in good order.
+    pub fn close(&mut self, id: u64, reason: &'static str, forwarder: &mut Forwarder, timers: &mut Timers) {
+        let Some(mut conn) = self.conns.remove(&id) else {
+            return;
+        };
+        let was_open = conn.is_open();
+        if !was_open {
+            self.handshakes = self.handshakes.saturating_sub(1);
+            conn.end(&End::new(reason, ""), forwarder);
+            return;
+        }
+        if !matches!(conn.phase, Phase::Closing) {
+            conn.phase = Phase::Closing;
+            conn.close_reason = reason;
+            conn.deadline_us = 0;
+            // Nothing new may be queued by way of the session, and nobody else may think it lives.
+            forget(&conn.tunnel, &forwarder.engine);
+        }
+        let outcome = conn.flush(forwarder, &mut self.write_buffer);
+        self.put_back(id, conn, was_open, outcome, forwarder, timers);
+    }
+
+    /// The deadline of a handshake or of a goodbye.
+    pub fn on_timer(&mut self, id: u64, forwarder: &mut Forwarder) {
+        let Some(conn) = self.conns.get(&id) else {
+            return;
+        };
+        let late = match conn.phase {
+            Phase::Open => false,
+            Phase::Connecting(_) | Phase::Handshake(_) | Phase::Closing => {
+                forwarder.now_us >= conn.deadline_us
+            }
+        };
+        if !late {
+            return;
+        }
+        let Some(conn) = self.conns.remove(&id) else {
+            return;
+        };
+        if conn.is_open() {
+            let reason = conn.close_reason;
+            conn.end(&End::new(reason, ""), forwarder);
+            return;
+        }
+        self.handshakes = self.handshakes.saturating_sub(1);
+        forwarder.counters.add(Counter::HandshakeTimeout);
+        conn.end(&End::new("timeout", "the peer did not finish the handshake in time"), forwarder);
+    }
+
+    /// Whether nothing is left to write on any open stream.
+    pub fn is_flushed(&self) -> bool {
+        self.conns.values().all(|c| !c.is_open() || c.is_flushed())
+    }
+
+    /// Say goodbye on every stream, at once.
+    pub fn close_all(&mut self, forwarder: &mut Forwarder) {
+        for (_, mut conn) in self.conns.drain() {
+            conn.phase = Phase::Closing;
+            let _ = conn.flush(forwarder, &mut self.write_buffer);
+            conn.end(&End::new("local-close", ""), forwarder);
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Timers of one worker: a heap of due times. Entries are not taken back; what fires looks whether it is
+//! still meant, and goes back into the heap if it is early. A tunnel has at most one entry of each kind.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::boundary::Event;
+use crate::counters::Counter;
+use crate::egress::Class;
+use crate::forward::Forwarder;
+use crate::frame::{PROBE_SEQUENCE_BIT, keepalive_request};
+use crate::tunnel::Tunnel;
+
+/// What is due.
+#[derive(Clone, Debug)]
+pub enum Due {
+    /// Nothing but another turn of the loop.
+    Wake,
+    CoreSweep,
+    /// A stream's handshake or closing deadline.
+    Stream(u64),
+    /// A DTLS handshake's retransmission or end.
+    Handshake {
+        port: u64,
+        peer: SocketAddr,
+    },
+    Keepalive(Arc<Tunnel>),
+    Idle(Arc<Tunnel>),
+}
+
+struct Entry {
+    at_us: u64,
+    order: u64,
+    due: Due,
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        (self.at_us, self.order) == (other.at_us, other.order)
+    }
+}
+
+impl Eq for Entry {}
+
+impl PartialOrd for Entry {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Entry {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at_us, self.order).cmp(&(other.at_us, other.order))
+    }
+}
+
+/// The heap.
+#[derive(Default)]
+pub struct Timers {
+    heap: BinaryHeap<Reverse<Entry>>,
+    order: u64,
+}
+
+impl Timers {
+    /// Something is due at `at_us`.
+    pub fn at(&mut self, at_us: u64, due: Due) {
+        self.order += 1;
+        self.heap.push(Reverse(Entry { at_us, order: self.order, due }));
+    }
+
+    /// When the next thing is due.
+    pub fn next(&self) -> Option<u64> {
+        self.heap.peek().map(|Reverse(entry)| entry.at_us)
+    }
+
+    /// The next thing that is due by now.
+    pub fn pop(&mut self, now_us: u64) -> Option<Due> {
+        self.heap.peek().filter(|Reverse(entry)| entry.at_us <= now_us)?;
+        self.heap.pop().map(|Reverse(entry)| entry.due)
+    }
+
+    /// Start what the tunnel's wishes ask for and no entry stands for yet.
+    pub fn arm(&mut self, tunnel: &Arc<Tunnel>, now_us: u64) {
+        let wishes = &tunnel.wishes;
+        if wishes.keepalive_ms.load(Ordering::Acquire) > 0
+            && !wishes.keepalive_armed.swap(true, Ordering::AcqRel)
+        {
+            self.at(now_us, Due::Keepalive(Arc::clone(tunnel)));
+        }
+        let idle_ms = wishes.idle_ms.load(Ordering::Acquire);
+        if idle_ms > 0 && !wishes.idle_armed.swap(true, Ordering::AcqRel) {
+            self.at(now_us + u64::from(idle_ms) * 1_000, Due::Idle(Arc::clone(tunnel)));
+        }
+    }
+
+    /// Send a probe and look whether earlier ones met silence.
+    pub fn keepalive(&mut self, tunnel: &Arc<Tunnel>, forwarder: &mut Forwarder) {
+        let interval = u64::from(tunnel.wishes.keepalive_ms.load(Ordering::Acquire));
+        if interval == 0 || forwarder.engine.tunnels.get(&tunnel.id).is_none() {
+            tunnel.wishes.keepalive_armed.store(false, Ordering::Release);
+            return;
+        }
+        let now = forwarder.now_us;
+        let (sequence, silence) = {
+            let mut probe = tunnel.probe.lock();
+            let silence = probe.silence(tunnel.last_rx_us.load(Ordering::Relaxed), now);
+            (probe.send(now), silence)
+        };
+        report_silence(tunnel, silence, forwarder);
+        let message = keepalive_request(tunnel.tsid(), PROBE_SEQUENCE_BIT | sequence, now);
+        let sent = if tunnel.is_datagram() {
+            forwarder.send_frame(tunnel, &message)
+        } else {
+            forwarder.queue_frame(tunnel, Class::Signalling, &message)
+        };
+        if let Err(drop) = sent {
+            forwarder.counters.add(drop);
+        }
+        self.at(now + interval * 1_000, Due::Keepalive(Arc::clone(tunnel)));
+    }
+
+    /// Report a tunnel that has been silent for its time, or look again when it may have been.
+    pub fn idle(&mut self, tunnel: &Arc<Tunnel>, forwarder: &Forwarder) {
+        let idle_us = u64::from(tunnel.wishes.idle_ms.load(Ordering::Acquire)) * 1_000;
+        if idle_us == 0 || forwarder.engine.tunnels.get(&tunnel.id).is_none() {
+            tunnel.wishes.idle_armed.store(false, Ordering::Release);
+            return;
+        }
+        let last = tunnel.last_rx_us.load(Ordering::Relaxed);
+        let silence = forwarder.now_us.saturating_sub(last);
+        let next = if silence >= idle_us {
+            forwarder.engine.events.push(Event::Idle { tunnel: tunnel.id, silent_ms: silence / 1_000 });
+            forwarder.now_us + idle_us
+        } else {
+            last + idle_us
+        };
+        self.at(next, Due::Idle(Arc::clone(tunnel)));
+    }
+}
+
+fn report_silence(tunnel: &Tunnel, silence_us: u64, forwarder: &Forwarder) {
+    let limit = u64::from(tunnel.wishes.silent_ms.load(Ordering::Acquire)) * 1_000;
+    if limit == 0 || silence_us < limit || tunnel.silent.swap(true, Ordering::Relaxed) {
+        return;
+    }
+    let event = Event::Silent { tunnel: tunnel.id, silent_ms: silence_us / 1_000 };
+    if !forwarder.engine.events.push(event) {
+        forwarder.counters.add(Counter::EventQueueFull);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn things_fall_due_in_order_and_not_before() {
+        let mut timers = Timers::default();
+        timers.at(30, Due::Stream(3));
+        timers.at(10, Due::Stream(1));
+        timers.at(10, Due::Stream(2));
+        assert_eq!(timers.next(), Some(10));
+        assert!(timers.pop(9).is_none());
+        let mut order = Vec::new();
+        while let Some(Due::Stream(id)) = timers.pop(30) {
+            order.push(id);
+        }
+        assert_eq!(order, [1, 2, 3]);
+        assert_eq!(timers.next(), None);
+    }
+}

@@ -1,0 +1,157 @@
+"""Words every row of the package shares: transports, paths, services, flows, codes.
+
+Numbers that go over the wire are those of docs/protocol.md; nothing else may invent any.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from typing import Final, NewType
+
+IpAddress = IPv4Address | IPv6Address
+SocketAddress = tuple[str, int]
+
+Tsid = NewType("Tsid", int)
+"""64-bit tunnel id."""
+
+UNASSIGNED_TSID: Final = Tsid(0xFFFF_FFFF_FFFF_FFFF)
+"""All ones: the TSID of a first Configuration Request, before the server has given one."""
+
+
+class Transport(enum.Enum):
+    """Outer transport of one tunnel."""
+
+    TCP = "tcp"
+    TLS = "tls"
+    UDP = "udp"
+    DTLS = "dtls"
+
+    @property
+    def is_stream(self) -> bool:
+        return self in (Transport.TCP, Transport.TLS)
+
+    @property
+    def is_secure(self) -> bool:
+        return self in (Transport.TLS, Transport.DTLS)
+
+    @property
+    def pair(self) -> Transport:
+        """The other half of a tunnel pair: TLS <-> DTLS, TCP <-> UDP."""
+        return _PAIRS[self]
+
+
+_PAIRS: Final = {
+    Transport.TCP: Transport.UDP,
+    Transport.UDP: Transport.TCP,
+    Transport.TLS: Transport.DTLS,
+    Transport.DTLS: Transport.TLS,
+}
+
+
+class Path(enum.IntEnum):
+    """One of the two tunnels that can carry a flow."""
+
+    STREAM = 0
+    DATAGRAM = 1
+
+
+class PathMode(enum.IntEnum):
+    """The transport switch of a flow: where the application wants it."""
+
+    STREAM = 0
+    DATAGRAM = 1
+    AUTO = 2
+
+
+class Service(enum.IntEnum):
+    """Features an interface can offer (``assigned-services``)."""
+
+    SIP = 1
+    REDUNDANCY = 2
+    DDT = 3
+    SERVER_KEEPALIVE = 4
+    NAGLE = 5
+    STG = 6
+    INTER_CLIENT_BLOCK = 7
+    HEADER_COMPRESSION = 8
+    FEC = 9
+
+    @property
+    def label(self) -> str:
+        """The name used in configuration files."""
+        return _SERVICE_LABELS[self]
+
+
+_SERVICE_LABELS: Final = {
+    Service.SIP: "SIP",
+    Service.REDUNDANCY: "redundancy",
+    Service.DDT: "DDT",
+    Service.SERVER_KEEPALIVE: "server-keepalive",
+    Service.NAGLE: "nagle",
+    Service.STG: "STG",
+    Service.INTER_CLIENT_BLOCK: "inter-client-block",
+    Service.HEADER_COMPRESSION: "header-compression",
+    Service.FEC: "FEC",
+}
+
+
+class ServiceAction(enum.IntEnum):
+    """What a Service Request asks for."""
+
+    ENABLE = 1
+    DISABLE = 2
+    PAIR_MISSING = 3
+    QUERY = 4
+
+
+class Code(enum.IntEnum):
+    """Response codes."""
+
+    SUCCESS = 0
+    SERVICE_UNAVAILABLE = 1
+    UNKNOWN_SERVICE = 2
+    UNAUTHORIZED = 3
+    NO_ADDRESS = 4
+    TOO_MANY_TUNNELS = 5
+    BAD_REQUEST = 6
+    UNKNOWN_TYPE = 7
+    RESUME_REFUSED = 8
+    RATE_LIMITED = 9
+    SHUTTING_DOWN = 10
+    NOT_ALLOWED = 11
+    UNSUPPORTED_VERSION = 12
+    INTERNAL_ERROR = 13
+    WRONG_STATE = 14
+
+    @property
+    def label(self) -> str:
+        return self.name.lower().replace("_", "-")
+
+
+class Protocol(enum.IntEnum):
+    """Inner transport protocols a flow can have (IANA numbers)."""
+
+    TCP = 6
+    UDP = 17
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """Inner (protocol, client port[, far end]) of one client: the unit that is steered.
+
+    The client's address is not part of it: a flow belongs to a session, which has exactly one
+    inner address of each family.
+
+    Args:
+        protocol: inner transport protocol.
+        port: the client's port, 1 to 65535.
+        ipv6: whether the flow runs on the client's IPv6 address.
+        far: the far end, or None for "whoever the client talks to from this port".
+    """
+
+    protocol: Protocol
+    port: int
+    ipv6: bool = False
+    far: tuple[IpAddress, int] | None = None

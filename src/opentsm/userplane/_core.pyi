@@ -1,0 +1,290 @@
+"""The boundary between the planes, as Python sees it (rust/src/boundary.rs is the other side).
+
+Methods are commands: they return at once and never wait for a packet. Facts come back as events
+from ``poll``; ``event_fd`` is readable whenever there is one. Ids (tunnels, listeners, sockets,
+profiles, TUN devices) are plain integers, never reused within a process. Session ids are chosen by
+the caller. Every method may raise ``ValueError`` (an argument is wrong), ``KeyError`` (no such id)
+or ``OSError`` (the kernel refused), and nothing else.
+"""
+
+from collections.abc import Sequence
+from typing import Final, final
+
+@final
+class StreamReady:
+    """An outer stream connection is up (TCP connected, TLS finished) and may carry control messages."""
+
+    __match_args__: Final = ("tunnel", "listener")
+    tunnel: int
+    listener: int | None  # None: a connection we attached
+    peer: tuple[str, int]
+    local: tuple[str, int]
+    peer_certificate: bytes | None  # DER, already verified against the profile's CA
+    alpn: str | None
+    tls_version: str | None  # "1.3", "1.2" or None on plain TCP
+    resume_binding: bytes  # 32 bytes; zeros on plain TCP
+
+@final
+class DatagramReady:
+    """A datagram tunnel is up: DTLS finished, or a plain datagram carried a reserved TSID."""
+
+    __match_args__: Final = ("tunnel", "tsid")
+    tunnel: int
+    listener: int | None
+    peer: tuple[str, int]
+    local: tuple[str, int]
+    tsid: int
+    session: int
+
+@final
+class ControlMessage:
+    """A whole control-message frame. Framing and TSID are checked, content is not."""
+
+    __match_args__: Final = ("tunnel", "data")
+    tunnel: int
+    data: bytes
+
+@final
+class TunnelClosed:
+    """An outer connection has ended; its id is dead. ``reason`` is a stable name."""
+
+    __match_args__: Final = ("tunnel", "reason")
+    tunnel: int
+    reason: str  # peer-closed, local-close, reset, timeout, tls-error, dtls-error, bad-frame, refused, ...
+    detail: str
+
+@final
+class TunnelIdle:
+    """Nothing was received on this tunnel for the time given to ``set_idle`` (fires once per silence)."""
+
+    __match_args__: Final = ("tunnel", "silent_ms")
+    tunnel: int
+    silent_ms: int
+
+@final
+class PathSilent:
+    """We send on this datagram tunnel and our probes are not answered (see ``set_keepalive``)."""
+
+    __match_args__: Final = ("tunnel", "silent_ms")
+    tunnel: int
+    silent_ms: int
+
+@final
+class PathAlive:
+    """A tunnel reported silent has been heard again."""
+
+    __match_args__: Final = ("tunnel",)
+    tunnel: int
+
+@final
+class UdpReceived:
+    """An inner UDP datagram for a local socket."""
+
+    __match_args__: Final = ("socket", "data", "source")
+    socket: int
+    data: bytes
+    source: tuple[str, int]
+    path: int  # 0 stream, 1 datagram, -1 not from a tunnel
+
+Event = (
+    StreamReady
+    | DatagramReady
+    | ControlMessage
+    | TunnelClosed
+    | TunnelIdle
+    | PathSilent
+    | PathAlive
+    | UdpReceived
+)
+
+@final
+class TunnelStats:
+    """Counters of one tunnel since it began. Inner packets and bytes, unless said otherwise."""
+
+    datagram: bool
+    rx_packets: int
+    rx_bytes: int
+    tx_packets: int
+    tx_bytes: int
+    rx_records: int  # DTLS records or TLS records
+    tx_records: int
+    rx_lost: int  # gaps in DTLS record sequence numbers that were never filled
+    rx_reordered: int
+    rx_duplicates: int  # replayed records
+    tx_dropped: int  # stale or overflowed media plus full queues
+    queue_bytes: int
+    rtt_us: int  # smoothed, from keepalives; 0 = unknown
+    rtt_var_us: int
+    rtt_min_us: int
+    keepalives_sent: int
+    keepalives_answered: int
+    last_rx_ms: int  # milliseconds since the last authentic byte
+    age_ms: int
+    tcp_rtt_us: int  # from TCP_INFO; 0 on datagram tunnels
+    tcp_retransmits: int
+    tcp_unsent: int
+
+@final
+class FlowStats:
+    """One row of a session's steering table."""
+
+    protocol: int
+    port: int
+    ipv6: bool
+    far: tuple[str, int] | None
+    mode: int
+    media: bool
+    tx_stream: int
+    tx_datagram: int
+    rx_stream: int
+    rx_datagram: int
+
+@final
+class UserPlane:
+    """One engine with its worker threads. Threads never take the GIL."""
+
+    event_fd: int
+
+    def __init__(self, *, workers: int = 1) -> None: ...
+    def poll(self, limit: int = 512) -> list[Event]:
+        """Up to ``limit`` events, oldest first; re-arms ``event_fd``."""
+
+    def shutdown(self, flush_ms: int = 500) -> None:
+        """Flush queued signalling for at most ``flush_ms``, close everything, join the threads."""
+    # -- TLS profiles ---------------------------------------------------------------------------
+    def server_tls(
+        self,
+        *,
+        chain_pem: bytes,
+        key_pem: bytes,
+        client_ca_pem: bytes | None = None,
+        client_auth: str = "none",  # none | request | require
+        alpn: Sequence[str] = ("opentsm/1",),
+        tls12: bool = True,
+    ) -> int: ...
+    def client_tls(
+        self,
+        *,
+        ca_pem: bytes | None = None,  # None: the system's store
+        chain_pem: bytes | None = None,
+        key_pem: bytes | None = None,
+        alpn: Sequence[str] = ("opentsm/1",),
+        tls12: bool = True,
+        pin_sha256: bytes | None = None,  # SHA-256 of the server's leaf certificate (DER): accept this one only
+        verify: bool = True,
+    ) -> int: ...
+    # -- listeners and outgoing connections; the file descriptors become ours ---------------------
+    def listen_stream(self, fds: Sequence[int], *, tls_profile: int | None, max_tunnels: int = 0) -> int:
+        """Listening TCP sockets, one per worker (SO_REUSEPORT). Returns the listener id."""
+
+    def listen_datagram(self, fds: Sequence[int], *, dtls: bool) -> int:
+        """Bound UDP sockets, one per worker (SO_REUSEPORT). Returns the listener id."""
+
+    def set_listener_tls(self, listener: int, tls_profile: int) -> None:
+        """New connections use the new profile."""
+
+    def unlisten(self, listener: int) -> None:
+        """Stop accepting; tunnels already made stay."""
+
+    def attach_stream(self, fd: int, *, tls_profile: int | None, server_name: str = "") -> int:
+        """A connected (or connecting) TCP socket of ours; ends in StreamReady or TunnelClosed."""
+
+    def attach_datagram(self, fd: int, *, dtls: bool, tsid: int, stream: int, rtt_hint_ms: int = 0) -> int:
+        """A connected UDP socket of ours. The PSK is derived from ``stream``'s TLS session; it and
+        DatagramReady.session are those of that stream's session (which must be attached)."""
+
+    def reserve(self, *, stream: int, tsid: int, lifetime_ms: int) -> None:
+        """Server: expect a DDT with this TSID for the session of ``stream``; key from its TLS session.
+        A plain TCP stream reserves a plain UDP tunnel."""
+
+    def unreserve(self, tsid: int) -> None: ...
+    # -- sessions -------------------------------------------------------------------------------
+    def session_open(
+        self,
+        session: int,
+        *,
+        role: str,  # "server": inner source must be one of addresses; "client": inner destination must
+        addresses: Sequence[str],
+        sink: str = "route",  # server: "route"; client: "local" (UDP sockets here) or "tun"
+        tun: int | None = None,
+        inter_client: bool = True,  # False: packets to other sessions are dropped (inter-client-block)
+        upstream_rate: int = 0,  # bytes/s the client may send; 0 = unlimited (tscf-data-flow)
+        downstream_rate: int = 0,
+    ) -> None: ...
+    def session_close(self, session: int) -> None:
+        """Forget the session, its routes, rows, reservations and sockets; close its tunnels."""
+
+    def attach(self, session: int, tunnel: int, tsid: int) -> None:
+        """The tunnel may carry the session's packets from now on, and control messages on it must
+        bear ``tsid``. A session has at most one live tunnel of each kind; a newer one takes over and
+        the older is closed with reason ``replaced``."""
+
+    def capture(self, session: int, path: str | None) -> None:
+        """Write the session's inner packets to a pcap file (LINKTYPE_RAW); None stops."""
+    # -- steering (mode: 0 stream, 1 datagram, 2 follow the path of the last packet received) -------
+    def steer(
+        self,
+        session: int,
+        *,
+        protocol: int,
+        port: int,
+        ipv6: bool = False,
+        far: tuple[str, int] | None = None,
+        mode: int,
+        media: bool = True,
+    ) -> None: ...
+    def unsteer(
+        self, session: int, *, protocol: int, port: int, ipv6: bool = False, far: tuple[str, int] | None = None
+    ) -> None: ...
+    # -- routing of inner packets on a server -----------------------------------------------------
+    def route_tun(self, prefix_text: str, tun: int) -> None: ...
+    def route_local(self, address: str) -> None:
+        """An inner address of this process: UDP sockets may be bound to it; it answers ICMP echo."""
+
+    def route_core(self, prefix_text: str) -> None:
+        """Userspace core side: inner UDP to this prefix leaves by the process's own UDP sockets."""
+
+    def rewrite(
+        self, *, match: str, protocol: int, port: int, to: tuple[str, int] | None, allow: bool = True
+    ) -> int:
+        """Protocol policy: destination NAT (or, with allow=False, a drop) for inner packets to
+        match/port (port 0 = any, protocol 0 = any); restored on the way back. Returns a rule id."""
+
+    def unroute(self, prefix_text: str) -> None: ...
+    def unrewrite(self, rule: int) -> None: ...
+    def add_tun(self, fds: Sequence[int], *, session: int | None = None) -> int:
+        """TUN queues (IFF_NO_PI). With a session (client), what is read goes into its tunnels."""
+
+    def remove_tun(self, tun: int) -> None: ...
+    # -- tunnels --------------------------------------------------------------------------------
+    def send_control(self, tunnel: int, data: bytes) -> bool:
+        """Queue one control message; False if the tunnel's signalling queue is full or it is gone."""
+
+    def close(self, tunnel: int, *, reason: str = "local-close") -> None:
+        """Flush what is queued (bounded), say goodbye, close. A TunnelClosed event follows."""
+
+    def set_keepalive(self, tunnel: int, *, interval_ms: int, silent_after_ms: int = 0) -> None:
+        """Probe with Keepalive Requests (timestamped); 0 stops. With ``silent_after_ms`` > 0 unanswered
+        probes for that long give PathSilent."""
+
+    def set_idle(self, tunnel: int, *, idle_ms: int) -> None:
+        """Report silence with TunnelIdle; 0 stops."""
+
+    def set_media_age(self, tunnel: int, *, max_ms: int) -> None:
+        """Useful age of media queued on a stream; older media is dropped, oldest first."""
+    # -- local inner UDP sockets --------------------------------------------------------------------
+    def udp_open(self, *, session: int | None, address: str, port: int, queue: int = 256) -> tuple[int, int]:
+        """Bind an inner UDP socket (port 0: pick one). Returns (socket, port)."""
+
+    def udp_send(self, socket: int, data: bytes, address: str, port: int, tos: int = 0) -> str | None:
+        """Send one inner datagram. None, or the name of the drop."""
+
+    def udp_close(self, socket: int) -> None: ...
+    # -- numbers ----------------------------------------------------------------------------------
+    def tunnel_stats(self, tunnel: int) -> TunnelStats: ...
+    def flow_stats(self, session: int) -> list[FlowStats]: ...
+    def session_drops(self, session: int) -> dict[str, int]: ...
+    def counters(self) -> dict[str, int]:
+        """All named counters and drops of the engine, summed over workers; names as in docs/counters.md."""
+
+version: str

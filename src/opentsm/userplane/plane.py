@@ -1,0 +1,137 @@
+"""``Plane``: the user plane in an asyncio program.
+
+It watches the user plane's one descriptor, fetches events in bounded batches and hands each to whoever
+registered for its tunnel, listener, session or socket. Handlers are plain functions: they decide and
+return; what takes time they spawn. An exception in one handler is reported and costs nobody else an event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from opentsm.types import SocketAddress
+from opentsm.userplane._core import (
+    ControlMessage,
+    DatagramReady,
+    PathAlive,
+    PathSilent,
+    StreamReady,
+    TunnelClosed,
+    TunnelIdle,
+    UdpReceived,
+    UserPlane,
+)
+
+if TYPE_CHECKING:
+    from opentsm.userplane._core import Event
+
+EVENTS_PER_TURN: Final = 512
+"""Events handled before the loop may do something else; the descriptor stays readable if there are more."""
+
+TunnelEvent = StreamReady | DatagramReady | ControlMessage | TunnelClosed | TunnelIdle | PathSilent | PathAlive
+TunnelHandler = Callable[[TunnelEvent], None]
+AcceptHandler = Callable[[StreamReady], None]
+SessionHandler = Callable[[DatagramReady], None]
+SocketHandler = Callable[[bytes, SocketAddress, int], None]
+
+_log = structlog.get_logger("opentsm.userplane")
+
+
+class Plane:
+    """One user plane and the handlers of its events.
+
+    Args:
+        workers: packet threads; one per core that packets may use.
+
+    Attributes:
+        core: the commands (see ``_core.pyi``).
+        unclaimed: events that nobody had registered for, by kind: harmless leftovers of closed tunnels.
+    """
+
+    def __init__(self, *, workers: int = 1) -> None:
+        self.core = UserPlane(workers=workers)
+        self.unclaimed: Counter[str] = Counter()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._tunnels: dict[int, TunnelHandler] = {}
+        self._listeners: dict[int, AcceptHandler] = {}
+        self._sessions: dict[int, SessionHandler] = {}
+        self._sockets: dict[int, SocketHandler] = {}
+        self._closed = False
+
+    def start(self) -> None:
+        """Begin to hand out events in the running loop."""
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self.core.event_fd, self.dispatch)
+
+    async def close(self, *, flush: float = 0.5) -> None:
+        """Flush queued signalling for at most ``flush`` seconds, close every tunnel, end the threads."""
+        if self._closed:
+            return
+        self._closed = True
+        await asyncio.to_thread(self.core.shutdown, int(flush * 1000))
+        self.dispatch()
+        if self._loop is not None:
+            self._loop.remove_reader(self.core.event_fd)
+
+    def watch_listener(self, listener: int, handler: AcceptHandler) -> None:
+        """Call ``handler`` for each stream tunnel this listener accepts."""
+        self._listeners[listener] = handler
+
+    def unwatch_listener(self, listener: int) -> None:
+        self._listeners.pop(listener, None)
+
+    def watch_tunnel(self, tunnel: int, handler: TunnelHandler) -> None:
+        """Call ``handler`` for each event of this tunnel; forgotten by itself after TunnelClosed."""
+        self._tunnels[tunnel] = handler
+
+    def unwatch_tunnel(self, tunnel: int) -> None:
+        self._tunnels.pop(tunnel, None)
+
+    def watch_session(self, session: int, handler: SessionHandler) -> None:
+        """Call ``handler`` for each datagram tunnel that a listener accepts for this session."""
+        self._sessions[session] = handler
+
+    def unwatch_session(self, session: int) -> None:
+        self._sessions.pop(session, None)
+
+    def watch_socket(self, socket: int, handler: SocketHandler) -> None:
+        """Call ``handler(data, source, path)`` for each datagram of a local inner UDP socket."""
+        self._sockets[socket] = handler
+
+    def unwatch_socket(self, socket: int) -> None:
+        self._sockets.pop(socket, None)
+
+    def dispatch(self) -> None:
+        """Fetch and hand out one batch of events."""
+        for event in self.core.poll(EVENTS_PER_TURN):
+            try:
+                self._deliver(event)
+            except Exception:
+                _log.exception("event-handler-failed", kind=type(event).__name__)
+
+    def _deliver(self, event: Event) -> None:
+        if isinstance(event, UdpReceived):
+            on_data = self._sockets.get(event.socket)
+            if on_data is not None:
+                on_data(event.data, event.source, event.path)
+                return
+        else:
+            handler = self._handler_of(event)
+            if handler is not None:
+                handler(event)
+                return
+        self.unclaimed[type(event).__name__] += 1
+
+    def _handler_of(self, event: TunnelEvent) -> Callable[..., None] | None:
+        if isinstance(event, TunnelClosed):
+            return self._tunnels.pop(event.tunnel, None)
+        if isinstance(event, StreamReady) and event.listener is not None:
+            return self._listeners.get(event.listener)
+        if isinstance(event, DatagramReady) and event.listener is not None:
+            return self._sessions.get(event.session)
+        return self._tunnels.get(event.tunnel)
