@@ -83,6 +83,10 @@ counters! {
     CoreSocketsFull => "drop_core_sockets_full",
     CoreUnsupported => "drop_core_unsupported",
     CoreUnsolicited => "drop_core_unsolicited",
+    /// Media for a relay port from somebody who is not the negotiated party.
+    RelayWrongSource => "drop_relay_wrong_source",
+    RelayNoParty => "drop_relay_no_party",
+    Relayed => "relayed",
     CaptureFull => "drop_capture_full",
     EventQueueFull => "drop_event_queue_full",
 }

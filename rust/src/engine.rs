@@ -16,6 +16,7 @@ use crate::counters::{Counter, CounterSet};
 use crate::forward::Forwarder;
 use crate::sys::{Epoll, EventFd};
 use crate::tables::nat::Policies;
+use crate::tables::relays::Relays;
 use crate::tables::reservations::Reservations;
 use crate::tables::sockets::LocalSockets;
 use crate::tables::{Routes, Session, Sharded};
@@ -77,6 +78,7 @@ pub struct Engine {
     pub tunnels: Sharded<u64, Arc<Tunnel>>,
     pub tuns: Sharded<u64, Arc<Tun>>,
     pub sockets: LocalSockets,
+    pub relays: Relays,
     pub policies: Policies,
     pub reservations: Arc<Reservations>,
     pub core: CoreSockets,
@@ -99,6 +101,7 @@ impl Engine {
             tunnels: Sharded::default(),
             tuns: Sharded::default(),
             sockets: LocalSockets::default(),
+            relays: Relays::default(),
             policies: Policies::default(),
             reservations: Arc::new(Reservations::default()),
             core: CoreSockets::default(),

@@ -14,9 +14,10 @@ use crate::counters::{Counter, CounterSet};
 use crate::crypto::dtls_record::DatagramSealError;
 use crate::egress::{Class, Pushed};
 use crate::engine::{Engine, Tun};
-use crate::packet::{Meta, UdpHead, echo_reply, udp_checksum_ok, write_udp};
+use crate::packet::{Meta, UdpHead, echo_reply, readdress_both, udp_checksum_ok, write_udp};
 use crate::sys::SendBatch;
 use crate::tables::nat::Applied;
+use crate::tables::relays::Relay;
 use crate::tables::sockets::LocalSocket;
 use crate::tables::{Role, Session, Sink, Target};
 use crate::tunnel::{DatagramLink, Link, Tunnel};
@@ -318,6 +319,11 @@ impl Forwarder {
                 None => self.route(None, data, &back, -1),
             };
         }
+        if session.is_none()
+            && let Some((relay, side)) = self.engine.relays.find(meta.destination, meta.destination_port)
+        {
+            return self.pass_relay(&relay, side, data, meta, path);
+        }
         let scope = session.map(|s| s.id);
         let socket = self
             .engine
@@ -334,6 +340,42 @@ impl Forwarder {
         let source = SocketAddr::new(meta.source, meta.source_port);
         let event = Event::Udp { socket, data: payload.to_vec(), source, path };
         if self.engine.events.push(event) { Ok(()) } else { Err(Counter::EventQueueFull) }
+    }
+
+    /// Through a relay of the SBC: out by the other leg, under its address.
+    fn pass_relay(&mut self, relay: &Relay, side: usize, data: &mut [u8], meta: &Meta, path: i8) -> Outcome {
+        let payload = meta.udp_payload(data).ok_or(Counter::SocketUnbound)?;
+        let onward = relay.pass(side, meta, payload, path, self.now_us)?;
+        let head = UdpHead {
+            source: onward.from.ip(),
+            source_port: onward.from.port(),
+            destination: onward.to.ip(),
+            destination_port: onward.to.port(),
+            tos: meta.tos,
+        };
+        self.counters.add(Counter::Relayed);
+        if head.source.is_ipv4() != meta.source.is_ipv4() {
+            return self.pass_translated(&head, payload);
+        }
+        // In place: both ends change, nothing moves.
+        if !readdress_both(data, meta, &head) {
+            return Err(Counter::InnerMalformed);
+        }
+        let meta = Meta::parse(data).map_err(|_| Counter::InnerMalformed)?;
+        self.route(None, data, &meta, -1)
+    }
+
+    /// A relay between an IPv4 and an IPv6 party builds the packet anew.
+    fn pass_translated(&mut self, head: &UdpHead, payload: &[u8]) -> Outcome {
+        let mut packet = std::mem::take(&mut self.scratch);
+        packet.clear();
+        let built = write_udp(head, payload, &mut packet);
+        let outcome = match Meta::parse(&packet) {
+            Ok(meta) if built => self.route(None, &mut packet, &meta, -1),
+            Ok(_) | Err(_) => Err(Counter::InnerTooBig),
+        };
+        self.scratch = packet;
+        outcome
     }
 
     fn record(&self, session: &Session, data: &[u8]) {

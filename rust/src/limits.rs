@@ -84,6 +84,9 @@ pub const MAX_CORE_SOCKETS: usize = 4_096;
 /// A userspace core socket without packets is closed after this (RFC 4787 REQ-5 asks for at least 2 min).
 pub const CORE_IDLE_MS: u64 = 300_000;
 
+/// Media relays of the embedded SBC: 20,000 calls with audio and its RTCP, and as many again.
+pub const MAX_RELAYS: usize = 80_000;
+
 /// Destination NAT bindings kept for the way back.
 pub const MAX_NAT_BINDINGS: usize = 65_536;
 

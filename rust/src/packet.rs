@@ -319,6 +319,26 @@ pub fn readdress(data: &mut [u8], meta: &Meta, end: End, to: IpAddr, port: u16) 
     true
 }
 
+/// Give a UDP packet both new ends at once.
+pub fn readdress_both(data: &mut [u8], meta: &Meta, head: &UdpHead) -> bool {
+    let at = if meta.source.is_ipv4() { 12 } else { 8 };
+    match (head.source, head.destination) {
+        (IpAddr::V4(from), IpAddr::V4(to)) if meta.source.is_ipv4() => {
+            write_at(data, at, &from.octets());
+            write_at(data, at + 4, &to.octets());
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) if meta.source.is_ipv6() => {
+            write_at(data, at, &from.octets());
+            write_at(data, at + 16, &to.octets());
+        }
+        _ => return false,
+    }
+    write_at(data, meta.transport, &head.source_port.to_be_bytes());
+    write_at(data, meta.transport + 2, &head.destination_port.to_be_bytes());
+    mend_checksums(data);
+    true
+}
+
 fn write_at(data: &mut [u8], at: usize, bytes: &[u8]) {
     if let Some(field) = data.get_mut(at..at + bytes.len()) {
         field.copy_from_slice(bytes);

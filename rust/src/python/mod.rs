@@ -15,7 +15,7 @@ mod _core {
     #[pymodule_export]
     use super::plane::UserPlane;
     #[pymodule_export]
-    use super::stats::{FlowStats, TunnelStats};
+    use super::stats::{FlowStats, RelayLegStats, RelayStats, TunnelStats};
 
     #[pymodule_export]
     #[allow(non_upper_case_globals, reason = "the name Python sees")]

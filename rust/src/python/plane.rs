@@ -12,7 +12,7 @@ use pyo3::exceptions::{PyKeyError, PyOSError, PyValueError};
 use pyo3::prelude::*;
 
 use super::events::to_python;
-use super::stats::{FlowStats, TunnelStats};
+use super::stats::{FlowStats, RelayStats, TunnelStats};
 use crate::boundary::{Command, StreamListenerShared};
 use crate::capture::Capture;
 use crate::crypto::{
@@ -21,6 +21,7 @@ use crate::crypto::{
 use crate::egress::Class;
 use crate::engine::{Engine, Running, Tun};
 use crate::tables::nat::Rule;
+use crate::tables::relays::RelayError;
 use crate::tables::reservations::Reservation;
 use crate::tables::routes::Prefix;
 use crate::tables::session::Policer;
@@ -59,6 +60,14 @@ fn prefix(text: &str) -> PyResult<Prefix> {
 
 fn far_end(far: &Far) -> PyResult<Option<(IpAddr, u16)>> {
     far.as_ref().map(|(address, port)| Ok((ip(address)?, *port))).transpose()
+}
+
+fn endpoint(pair: &(String, u16)) -> PyResult<SocketAddr> {
+    Ok(SocketAddr::new(ip(&pair.0)?, pair.1))
+}
+
+fn far_socket(far: &Far) -> PyResult<Option<SocketAddr>> {
+    far.as_ref().map(endpoint).transpose()
 }
 
 fn adopt_all(fds: &[i32]) -> PyResult<Vec<OwnedFd>> {
@@ -581,6 +590,44 @@ impl UserPlane {
 
     fn udp_close(&self, socket: u64) {
         self.engine.sockets.close(socket);
+    }
+
+    // -- media relay ---------------------------------------------------------------------------------
+
+    #[pyo3(signature = (*, local_a, local_b, remote_a, remote_b, rtp = true))]
+    fn relay_open(
+        &self,
+        local_a: (String, u16),
+        local_b: (String, u16),
+        remote_a: Far,
+        remote_b: Far,
+        rtp: bool,
+    ) -> PyResult<u64> {
+        let locals = [endpoint(&local_a)?, endpoint(&local_b)?];
+        let remotes = [far_socket(&remote_a)?, far_socket(&remote_b)?];
+        let id = self.engine.new_id(0);
+        match self.engine.relays.open(id, locals, remotes, rtp) {
+            Ok(()) => Ok(id),
+            Err(RelayError::InUse) => Err(std::io::Error::from_raw_os_error(libc::EADDRINUSE).into()),
+            Err(RelayError::TooMany) => Err(std::io::Error::from_raw_os_error(libc::EMFILE).into()),
+        }
+    }
+
+    #[pyo3(signature = (relay, *, remote_a = None, remote_b = None))]
+    fn relay_update(&self, relay: u64, remote_a: Far, remote_b: Far) -> PyResult<()> {
+        let known = self.engine.relays.get(relay).ok_or_else(|| unknown("relay", relay))?;
+        known.update([far_socket(&remote_a)?, far_socket(&remote_b)?]);
+        Ok(())
+    }
+
+    fn relay_close(&self, py: Python<'_>, relay: u64) -> PyResult<RelayStats> {
+        let closed = self.engine.relays.close(relay).ok_or_else(|| unknown("relay", relay))?;
+        RelayStats::of(py, &closed, self.engine.now_us())
+    }
+
+    fn relay_stats(&self, py: Python<'_>, relay: u64) -> PyResult<RelayStats> {
+        let known = self.engine.relays.get(relay).ok_or_else(|| unknown("relay", relay))?;
+        RelayStats::of(py, &known, self.engine.now_us())
     }
 
     // -- numbers -------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use pyo3::prelude::*;
 
 use crate::tables::flows::{FlowKey, FlowRow};
+use crate::tables::relays::{Leg, Relay};
 use crate::tunnel::Tunnel;
 
 /// Counters of one tunnel since it began.
@@ -121,5 +122,54 @@ impl From<(FlowKey, FlowRow)> for FlowStats {
             rx_stream: row.received[0],
             rx_datagram: row.received[1],
         }
+    }
+}
+
+/// What one party of a relay has sent us.
+#[pyclass(frozen, get_all, module = "opentsm.userplane._core")]
+pub struct RelayLegStats {
+    packets: u64,
+    bytes: u64,
+    dropped: u64,
+    lost: u64,
+    expected: u64,
+    jitter_us: u64,
+    by_datagram: u64,
+    learned: Option<(String, u16)>,
+    idle_ms: u64,
+}
+
+impl RelayLegStats {
+    fn of(leg: &Leg, now_us: u64) -> Self {
+        let reception = &leg.reception;
+        Self {
+            packets: reception.packets,
+            bytes: reception.bytes,
+            dropped: leg.dropped,
+            lost: reception.lost(),
+            expected: reception.expected(),
+            jitter_us: reception.jitter_us(),
+            by_datagram: reception.by_datagram,
+            learned: leg.learned.map(super::events::address),
+            idle_ms: now_us.saturating_sub(reception.last_us) / 1_000,
+        }
+    }
+}
+
+/// Numbers of both parties of a relay.
+#[pyclass(frozen, get_all, module = "opentsm.userplane._core")]
+pub struct RelayStats {
+    a: Py<RelayLegStats>,
+    b: Py<RelayLegStats>,
+}
+
+impl RelayStats {
+    /// Read a relay's numbers.
+    pub fn of(py: Python<'_>, relay: &Relay, now_us: u64) -> PyResult<Self> {
+        let [a, b] = relay.legs();
+        Ok(Self {
+            a: Py::new(py, RelayLegStats::of(&a, now_us))?,
+            b: Py::new(py, RelayLegStats::of(&b, now_us))?,
+        })
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod flows;
 pub mod nat;
+pub mod relays;
 pub mod reservations;
 pub mod routes;
 pub mod session;

@@ -670,6 +670,10 @@ impl Peer {
         for record in records(data) {
             match opener.open_in_place(record) {
                 Ok(Opened::Data(plain)) => {
+                    // The peer has our last flight: nothing of the handshake is needed any more.
+                    if self.shake.as_ref().is_some_and(|s| s.over) {
+                        self.shake = None;
+                    }
                     tunnel.rx.records.fetch_add(1, Ordering::Relaxed);
                     control::heard(forwarder, &tunnel);
                     run(forwarder, &tunnel, plain);

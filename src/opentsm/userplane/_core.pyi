@@ -140,6 +140,25 @@ class FlowStats:
     rx_datagram: int
 
 @final
+class RelayLegStats:
+    """What one party of a relay has sent us (RFC 3550 section 6.4.1 and appendix A)."""
+
+    packets: int
+    bytes: int
+    dropped: int  # wrong source, other party unknown, no path
+    lost: int  # expected minus received, by RTP sequence numbers
+    expected: int
+    jitter_us: int  # interarrival jitter, assuming an 8 kHz clock unless the payload type says otherwise
+    by_datagram: int  # packets that came by the party's datagram tunnel
+    learned: tuple[str, int] | None  # where the party really sends from
+    idle_ms: int  # since its last packet
+
+@final
+class RelayStats:
+    a: RelayLegStats
+    b: RelayLegStats
+
+@final
 class UserPlane:
     """One engine with its worker threads. Threads never take the GIL."""
 
@@ -280,6 +299,31 @@ class UserPlane:
         """Send one inner datagram. None, or the name of the drop."""
 
     def udp_close(self, socket: int) -> None: ...
+    # -- media relay (embedded SBC) -------------------------------------------------------------------
+    def relay_open(
+        self,
+        *,
+        local_a: tuple[str, int],
+        local_b: tuple[str, int],
+        remote_a: tuple[str, int] | None,
+        remote_b: tuple[str, int] | None,
+        rtp: bool = True,
+    ) -> int:
+        """Join two inner ports of this process (on addresses given to ``route_local``): what party A sends
+        to ``local_a`` goes on to party B from ``local_b``, and back. A remote is the negotiated party: its
+        address must match; its port is learned from the first packet that comes from that address
+        (symmetric RTP, RFC 4961). None: not known yet, packets of that side are dropped by name. With
+        ``rtp`` sequence numbers and time stamps are followed for the statistics. Returns the relay id."""
+
+    def relay_update(
+        self, relay: int, *, remote_a: tuple[str, int] | None = None, remote_b: tuple[str, int] | None = None
+    ) -> None:
+        """A new answer or offer: sets the parties that are given and forgets what was learned of them."""
+
+    def relay_close(self, relay: int) -> RelayStats:
+        """End the relay; its last numbers."""
+
+    def relay_stats(self, relay: int) -> RelayStats: ...
     # -- numbers ----------------------------------------------------------------------------------
     def tunnel_stats(self, tunnel: int) -> TunnelStats: ...
     def flow_stats(self, session: int) -> list[FlowStats]: ...

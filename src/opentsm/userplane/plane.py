@@ -50,7 +50,8 @@ class Plane:
 
     Attributes:
         core: the commands (see ``_core.pyi``).
-        unclaimed: events that nobody had registered for, by kind: harmless leftovers of closed tunnels.
+        unclaimed: events that nobody had registered for, by kind: harmless leftovers of closed tunnels. An
+            accepted tunnel that nobody claims (its listener or session is just gone) is closed.
     """
 
     def __init__(self, *, workers: int = 1) -> None:
@@ -126,6 +127,8 @@ class Plane:
                 handler(event)
                 return
         self.unclaimed[type(event).__name__] += 1
+        if isinstance(event, StreamReady | DatagramReady):
+            self.core.close(event.tunnel)
 
     def _handler_of(self, event: TunnelEvent) -> Callable[..., None] | None:
         if isinstance(event, TunnelClosed):
