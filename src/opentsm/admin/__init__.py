@@ -1,0 +1,1 @@
+"""What looks after a server: certificates, the HTTP API, metrics."""
