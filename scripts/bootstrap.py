@@ -94,17 +94,14 @@ GROUPS: Final[Mapping[str, Sequence[Need]]] = {
     ),
     "test": (
         Need("iproute2", has_program("ip"), "tests in network namespaces are skipped"),
-        Need("nftables", has_program("nft"), "tests with firewalls are skipped"),
         Need("tcpdump", has_program("tcpdump"), "tests that look at the outer wire are skipped"),
         Need("iputils-ping", has_program("ping"), "tests that ping through a tunnel are skipped"),
     ),
     "demo": (
         Need("iproute2", has_program("ip"), "the demo has no networks to run in"),
-        Need("nftables", has_program("nft"), "the demo has no firewall to go through"),
     ),
     "bench": (
         Need("iproute2", has_program("ip"), "there is no rig to measure on"),
-        Need("nftables", has_program("nft"), "there is no rig to measure on"),
         Need("ocserv", has_program("ocserv"), "the comparison with ocserv is left out"),
         Need("openconnect", has_program("openconnect"), "the comparison with ocserv is left out"),
     ),

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import os
-import shutil
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -27,10 +26,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 @functools.cache
 def netns_obstacle() -> str | None:
     """Why network namespaces cannot be made here and what to do about it; None if they can."""
-    reason = skip_reason()
-    if reason is None and shutil.which("nft") is None:
-        reason = "the program `nft` is missing (Debian: apt-get install nftables)"
-    return reason
+    return skip_reason()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
