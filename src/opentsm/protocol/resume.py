@@ -1,0 +1,33 @@
+"""Resume proofs: pure functions of docs/protocol.md, "Keys".
+
+A proof shows that its maker holds the session's resume secret, for one TSID and on one TLS connection
+only: it is worth nothing on any other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from typing import Final
+
+from opentsm.types import Tsid
+
+_LABEL: Final = b"resume"
+NO_BINDING: Final = bytes(32)
+"""The binding of a plain TCP tunnel, which has no TLS session to be bound to."""
+
+
+def resume_proof(secret: bytes, tsid: Tsid, binding: bytes) -> bytes:
+    """HMAC-SHA256(secret, "resume" || TSID as 8 bytes || binding of the new connection).
+
+    Args:
+        secret: the 32-byte resume secret of the last Configuration Response.
+        tsid: the TSID to be resumed.
+        binding: the new connection's 32-byte resume binding (zeros on plain TCP).
+    """
+    return hmac.digest(secret, _LABEL + tsid.to_bytes(8, "big") + binding, hashlib.sha256)
+
+
+def proof_holds(proof: bytes, secret: bytes, tsid: Tsid, binding: bytes) -> bool:
+    """Whether the proof was made from this secret; takes the same time whatever is wrong with it."""
+    return hmac.compare_digest(proof, resume_proof(secret, tsid, binding))

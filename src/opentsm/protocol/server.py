@@ -1,0 +1,607 @@
+"""Server half of a session: one client, from its first Configuration Request to the end of its lease.
+
+    WAITING -> AUTHENTICATING -> LEASING -> ACTIVE -> RELEASING -> CLOSED
+                                            |  ^
+                     stream lost or idle    v  |  verified resume on a new stream
+                                          PERSISTENT -> (persistence time) CLOSED
+
+The whole table is ``states.SERVER``; the DDT's side is server_ddt.py. Driven like the client half.
+
+Resume, for the owner. Each new stream gets a new half in WAITING. When its first message comes:
+
+1. ``tsid = peek_resume(message)``; None: give the message to the new half. Done.
+2. Find the session of that TSID. If there is one and ``session.verify_resume(message, binding)`` holds,
+   make the new tunnel that session's stream (from here on events of its older stream are dropped, the
+   user plane closes it as ``replaced`` when AttachStream is carried out), call ``session.resume(...)``, and
+   drop the new half without a word: it has done nothing yet.
+3. Else give the message to the new half, which answers ``resume-refused`` and waits for a fresh request.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from opentsm.errors import LocalProtocolError
+from opentsm.limits import CONFIGURATION_DEADLINE, TUNNEL_PERSISTENCE_TIME
+from opentsm.protocol.actions import (
+    Action,
+    Allocate,
+    AttachStream,
+    Authenticate,
+    CloseTunnel,
+    Configured,
+    Deadline,
+    Lease,
+    OpenSession,
+    PairMissing,
+    QualityReported,
+    ReleaseLease,
+    Resumed,
+    ServiceAsked,
+    SessionClosed,
+    StreamLost,
+    Terminated,
+)
+from opentsm.protocol.core import Core, Machine, Outstanding, Rule, Rules
+from opentsm.protocol.resume import proof_holds
+from opentsm.protocol.server_answers import (
+    Refusal,
+    configuration_refused,
+    endpoint,
+    lease_fields,
+    milliseconds,
+    service_answer,
+)
+from opentsm.protocol.server_ddt import DDT_TIMERS, ServerDatagram
+from opentsm.protocol.states import SERVER, Server, ServerDdt, ServerInput
+from opentsm.types import UNASSIGNED_TSID, Code, IpAddress, Path, Service, ServiceAction, SocketAddress, Tsid
+from opentsm.wire import messages as m
+
+RELEASE_TIMEOUT: Final = 2.0
+"""Seconds a client has to answer our Release Request before its tunnel is closed anyway."""
+
+RESUME_REFUSALS: Final = 3
+"""Wrong proofs one connection may offer before it is closed: an honest client offers one."""
+
+SERVER_REQUESTS: Final = 8
+"""Our own unanswered requests on one stream: pair warnings (one a minute) and one release."""
+
+_TIMERS: Final = {
+    Server.WAITING: "configuration",
+    Server.AUTHENTICATING: "configuration",
+    Server.LEASING: "configuration",
+    Server.PERSISTENT: "persistence",
+    Server.RELEASING: "release",
+}
+_TIMER_REASONS: Final = {
+    "configuration": "configuration-timeout",
+    "persistence": "persistence-time-over",
+    "release": "release-unanswered",
+}
+
+_UP: Final = frozenset({Server.ACTIVE})
+_LIVE: Final = frozenset({Server.ACTIVE, Server.PERSISTENT})
+_SETTING_UP: Final = frozenset({Server.WAITING, Server.AUTHENTICATING, Server.LEASING})
+_ON_STREAM: Final = _SETTING_UP | {Server.ACTIVE, Server.RELEASING}
+
+_RULES: Final[Rules] = {
+    (m.ConfigurationRequest, Path.STREAM): Rule("configuration_asked", frozenset({Server.WAITING})),
+    (m.ConfigurationRequest, Path.DATAGRAM): Rule("ddt_configuration_asked", _LIVE),
+    (m.ServiceRequest, Path.STREAM): Rule("service_asked", _UP),
+    (m.ServiceResponse, Path.STREAM): Rule("answered", _UP),
+    (m.ReleaseRequest, Path.STREAM): Rule("release_asked", _ON_STREAM),
+    (m.ReleaseRequest, Path.DATAGRAM): Rule("ddt_release_asked", _LIVE),
+    (m.ReleaseResponse, Path.STREAM): Rule("release_answered", frozenset({Server.RELEASING})),
+    (m.KeepaliveRequest, Path.STREAM): Rule("keepalive_asked", _ON_STREAM),
+    (m.KeepaliveRequest, Path.DATAGRAM): Rule("keepalive_asked", _LIVE),
+    (m.QualityReport, Path.STREAM): Rule("quality_reported", _UP),
+    (m.QualityReport, Path.DATAGRAM): Rule("quality_reported", _LIVE),
+    (m.ErrorResponse, Path.STREAM): Rule("answered", frozenset({Server.ACTIVE, Server.RELEASING})),
+    (m.UnknownMessage, Path.STREAM): Rule("unknown_type", _ON_STREAM),
+    (m.UnknownMessage, Path.DATAGRAM): Rule("unknown_type", _LIVE),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """What the server's interface gives its sessions; fixed for the life of a session, so that a reload
+    touches only new ones.
+
+    Args:
+        services: services assigned to the interface.
+        keepalive: seconds between the client's probes of the stream, 0 = none.
+        keepalive_datagram: the same for the DDT.
+        persistence: seconds a session outlives its stream.
+        inner_mtu: largest inner packet in bytes.
+        software: our name and version, or None to say nothing.
+    """
+
+    services: frozenset[Service] = frozenset()
+    keepalive: float = 30.0
+    keepalive_datagram: float = 1.0
+    persistence: float = TUNNEL_PERSISTENCE_TIME
+    inner_mtu: int = 1400
+    software: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Entropy:
+    """Where a session's unguessable values come from.
+
+    Args:
+        tsid: a fresh random TSID that no session or reservation has, and not all ones.
+        secret: 32 fresh random bytes.
+    """
+
+    tsid: Callable[[], Tsid]
+    secret: Callable[[], bytes]
+
+
+def peek_resume(message: m.Message) -> Tsid | None:
+    """The TSID of the session that this first message of a stream wants back, or None."""
+    if isinstance(message, m.ConfigurationRequest) and message.resume_proof is not None:
+        return None if message.tsid == UNASSIGNED_TSID else message.tsid
+    return None
+
+
+class ServerSession:
+    """The server half for one client. See the module's text for resume.
+
+    Args:
+        settings: what the interface gives.
+        entropy: where TSIDs and secrets come from.
+    """
+
+    def __init__(self, settings: ServerSettings, *, entropy: Entropy) -> None:
+        self.binding = bytes(32)
+        """Resume binding of the stream this half was made for: what ``verify_resume`` of another wants."""
+        self._settings = settings
+        self._entropy = entropy
+        self._core = Core()
+        self._machine = Machine[Server, ServerInput](SERVER, Server.WAITING, self)
+        self._ddt = ServerDatagram(self._core, new_tsid=entropy.tsid, warn=self._warn_pair_missing)
+        self._outstanding: Outstanding[str] = Outstanding(SERVER_REQUESTS)
+        self._request: m.ConfigurationRequest | None = None
+        self._tsid: Tsid | None = None
+        self._lease: Lease | None = None
+        self._identity: str | None = None
+        self._secret: bytes | None = None
+        self._previous_secret: bytes | None = None
+        self._observed: tuple[IpAddress, int] | None = None
+        self._has_certificate = False
+        self._resume_refusals = 0
+        self._ending: Terminated | None = None
+
+    # -- outputs --------------------------------------------------------------------------------------
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Named drops: ``wrong-tsid``, ``not-allowed-now``, ``unexpected-message``, ``unexpected-response``,
+        ``unknown-type``, ``resume-refused``."""
+        return self._core.counts
+
+    def actions(self) -> list[Action]:
+        """What there is to do since the last call, in order."""
+        return self._core.drain()
+
+    def deadline(self) -> Deadline | None:
+        """When ``tick`` is due next, and why."""
+        return self._core.deadline()
+
+    @property
+    def state(self) -> Server:
+        return self._machine.state
+
+    @property
+    def ddt_state(self) -> ServerDdt:
+        return self._ddt.state
+
+    @property
+    def tsid(self) -> Tsid | None:
+        """TSID of the stream tunnel; None before there is a lease."""
+        return self._tsid
+
+    @property
+    def ddt_tsid(self) -> Tsid | None:
+        """TSID of the reserved or living DDT."""
+        return self._ddt.tsid
+
+    @property
+    def lease(self) -> Lease | None:
+        return self._lease
+
+    @property
+    def identity(self) -> str | None:
+        """Who the client was authenticated as."""
+        return self._identity
+
+    # -- inputs: the network ----------------------------------------------------------------------------
+
+    def stream_ready(
+        self, now: float, *, binding: bytes, peer: SocketAddress, has_certificate: bool = False
+    ) -> None:
+        """The first input: the client's stream tunnel is connected (TLS finished).
+
+        Args:
+            binding: its 32-byte resume binding (zeros on plain TCP); kept for the owner.
+            peer: the client's outer address, told to it as observed-address.
+            has_certificate: it showed a client certificate that was verified.
+        """
+        self.binding = binding
+        self._observed = endpoint(peer)
+        self._has_certificate = has_certificate
+        self._arm(now + CONFIGURATION_DEADLINE)
+
+    def receive(self, path: Path, message: m.Message, now: float) -> None:
+        """A decoded control message from the session's tunnel of this path."""
+        rule = _RULES.get((type(message), path))
+        if rule is None:
+            self.counts["unexpected-message"] += 1
+        elif not self._addressed_to_us(path, message):
+            self.counts["wrong-tsid"] += 1
+        elif self.state not in rule.states:
+            self.counts["not-allowed-now"] += 1
+            self._answer_wrong_state(path, message)
+        else:
+            if path is Path.STREAM:  # it speaks on the stream it resumed, so it has the new secret
+                self._previous_secret = None
+            getattr(self, "_on_" + rule.handler)(path, message, now)
+
+    def datagram_ready(self, tsid: Tsid, now: float) -> bool:
+        """A datagram tunnel has proved to hold the key of this TSID.
+
+        Returns:
+            False if that is not the reserved one (any more); the owner then closes it.
+        """
+        return self._ddt.datagram_ready(tsid, now)
+
+    def path_lost(self, path: Path, reason: str, now: float) -> None:
+        """The session's tunnel of this path has ended, or its reservation failed."""
+        if path is Path.DATAGRAM:
+            self._ddt.lost(reason, now)
+        else:
+            self._machine.step(ServerInput.STREAM_LOST, now, Terminated(reason))
+
+    def path_silent(self, path: Path, now: float) -> None:
+        """Probes on this tunnel are not answered; a silent stream is as good as idle."""
+        if path is Path.DATAGRAM:
+            self._ddt.silent(now)
+        else:
+            self._machine.step(ServerInput.STREAM_IDLE, now, Terminated("path-silent"))
+
+    def path_alive(self, path: Path, now: float) -> None:
+        """A tunnel reported silent has been heard again."""
+        if path is Path.DATAGRAM:
+            self._ddt.alive(now)
+
+    def path_idle(self, path: Path, now: float) -> None:
+        """Nothing was received on this tunnel for its keepalive-timer."""
+        if path is Path.DATAGRAM:
+            self._ddt.lost("idle", now)
+        else:
+            self._machine.step(ServerInput.STREAM_IDLE, now, Terminated("idle"))
+
+    def tick(self, now: float) -> None:
+        """Time has come to ``now``; runs every timer that is due."""
+        while (timer := self._core.pop_due(now)) is not None:
+            if timer in DDT_TIMERS:
+                self._ddt.timer(timer, now)
+            else:
+                self._machine.step(ServerInput.TIMER, now, Terminated(_TIMER_REASONS[timer]))
+
+    # -- inputs: answers of the owner ---------------------------------------------------------------------
+
+    def authenticated(self, identity: str, now: float) -> None:
+        """Answer to Authenticate: the credentials are good and belong to ``identity``."""
+        self._machine.step(ServerInput.AUTHENTICATED, now, identity)
+
+    def authentication_failed(
+        self, code: Code, now: float, *, text: str = "", retry_after: float | None = None
+    ) -> None:
+        """Answer to Authenticate: UNAUTHORIZED, RATE_LIMITED, ...
+
+        Args:
+            text: for the client; must not help a guesser.
+            retry_after: seconds the client shall wait.
+        """
+        self._machine.step(ServerInput.AUTHENTICATION_FAILED, now, Refusal(code, text, retry_after))
+
+    def leased(self, lease: Lease, now: float) -> None:
+        """Answer to Allocate. A lease that comes after the client has gone is given back at once."""
+        self._machine.step(ServerInput.LEASED, now, lease)
+
+    def lease_refused(
+        self, code: Code, now: float, *, text: str = "", retry_after: float | None = None
+    ) -> None:
+        """Answer to Allocate: NO_ADDRESS, TOO_MANY_TUNNELS, ..."""
+        self._machine.step(ServerInput.LEASE_REFUSED, now, Refusal(code, text, retry_after))
+
+    # -- inputs: resume ---------------------------------------------------------------------------------
+
+    def verify_resume(self, message: m.Message, binding: bytes) -> bool:
+        """Whether this message, on a new stream with this resume binding, may have this session.
+
+        Changes nothing: a stranger who knows a TSID learns and harms nothing.
+        """
+        return self._proved_secret(message, binding) is not None
+
+    def resume(self, message: m.Message, now: float, *, binding: bytes, peer: SocketAddress) -> None:
+        """Take the session over to a new stream, whatever became of the old one.
+
+        Raises:
+            LocalProtocolError: ``verify_resume`` does not hold.
+        """
+        proved = self._proved_secret(message, binding)
+        if proved is None:
+            raise LocalProtocolError("resume() needs verify_resume() to hold first")
+        self._observed = endpoint(peer)
+        # Until the client shows that it has the new secret, the one it proved stays good: the response
+        # that carries the new one may be lost with its stream.
+        self._previous_secret, self._secret = proved, self._entropy.secret()
+        self._machine.step(ServerInput.RESUME, now, message)
+
+    def _proved_secret(self, message: m.Message, binding: bytes) -> bytes | None:
+        if self.state not in _LIVE or self._tsid is None or peek_resume(message) != self._tsid:
+            return None
+        proof = getattr(message, "resume_proof", None)
+        for secret in (self._secret, self._previous_secret):
+            if secret is not None and proof is not None and proof_holds(proof, secret, self._tsid, binding):
+                return secret
+        return None
+
+    # -- inputs: the server -------------------------------------------------------------------------------
+
+    def terminate(self, code: Code, now: float, *, text: str = "", retry_after: float | None = None) -> None:
+        """Release the client's tunnel with this code, then close. SHUTTING_DOWN lets clients come back by
+        themselves (after ``retry_after`` seconds at the earliest); any other code is final for them."""
+        self._machine.step(ServerInput.TERMINATE, now, Refusal(code, text, retry_after))
+
+    def send_quality(self, reports: tuple[m.PathQuality, ...], now: float) -> None:
+        """Tell the client what we receive; nothing happens without a stream."""
+        if self.state is Server.ACTIVE and self._tsid is not None:
+            sequence = self._core.next_sequence()
+            self._core.send(Path.STREAM, m.QualityReport(tsid=self._tsid, sequence=sequence, reports=reports))
+
+    # -- messages: handlers named in _RULES -----------------------------------------------------------------
+
+    def _addressed_to_us(self, path: Path, message: m.Message) -> bool:
+        if path is Path.DATAGRAM:
+            return self._ddt.state is not ServerDdt.RESERVED and message.tsid == self._ddt.tsid
+        if self._tsid is not None:
+            return message.tsid == self._tsid
+        # Without a TSID yet; a Configuration Request that names one is a resume that found nobody.
+        return message.tsid == UNASSIGNED_TSID or isinstance(message, m.ConfigurationRequest)
+
+    def _answer_wrong_state(self, path: Path, message: m.Message) -> None:
+        if path is not Path.STREAM or self.state in (Server.PERSISTENT, Server.CLOSED):
+            return
+        if isinstance(message, m.ConfigurationRequest):
+            self._core.send(path, configuration_refused(message, Refusal(Code.WRONG_STATE)))
+        elif isinstance(message, m.ServiceRequest):
+            self._core.send(path, service_answer(message, Code.WRONG_STATE))
+
+    def _on_configuration_asked(self, path: Path, message: m.ConfigurationRequest, now: float) -> None:
+        if message.tsid == UNASSIGNED_TSID:
+            self._machine.step(ServerInput.CONFIGURE, now, message)
+        else:
+            self._machine.step(ServerInput.RESUME_ASKED, now, message)
+
+    def _on_ddt_configuration_asked(self, path: Path, message: m.ConfigurationRequest, now: float) -> None:
+        self._ddt.configuration_asked(now)
+        self._ddt.answer_once(message, lambda: self._ddt_configuration(message), now)
+
+    def _ddt_configuration(self, message: m.ConfigurationRequest) -> m.ConfigurationResponse:
+        """The DDT has the stream's inner addresses; that is the point of it."""
+        lease = self._lease or Lease()
+        return m.ConfigurationResponse(
+            tsid=message.tsid,
+            sequence=message.sequence,
+            code=Code.SUCCESS,
+            inner_ipv4=lease.ipv4,
+            inner_ipv6=lease.ipv6,
+            keepalive_datagram_ms=milliseconds(self._settings.keepalive_datagram),
+            inner_mtu=self._settings.inner_mtu,
+        )
+
+    def _on_service_asked(self, path: Path, message: m.ServiceRequest, now: float) -> None:
+        code = self._judge(message)
+        changes = message.service is Service.DDT and message.action != ServiceAction.QUERY
+        if code is Code.SUCCESS and changes:
+            code = self._ddt.asked(message, now)
+        self._core.send(path, self._service_answered(message, code))
+        if code is Code.SUCCESS:
+            asked = ServiceAsked(Service(message.service), ServiceAction(message.action), message.flows)
+            self._core.notify(asked)
+
+    def _judge(self, message: m.ServiceRequest) -> Code:
+        """The code for a Service Request, before anything is done."""
+        if not isinstance(message.service, Service):
+            return Code.UNKNOWN_SERVICE
+        if not isinstance(message.action, ServiceAction):
+            return Code.BAD_REQUEST
+        if message.action is ServiceAction.PAIR_MISSING:
+            return Code.NOT_ALLOWED
+        return Code.SUCCESS if message.service in self._settings.services else Code.SERVICE_UNAVAILABLE
+
+    def _service_answered(self, message: m.ServiceRequest, code: Code) -> m.ServiceResponse:
+        ddt = code is Code.SUCCESS and message.service is Service.DDT
+        named = ddt and message.action == ServiceAction.ENABLE
+        offered = self._offered if message.action == ServiceAction.QUERY else ()
+        return service_answer(message, code, tunnel_id=self._ddt.tsid if named else None, offered=offered)
+
+    def _on_release_asked(self, path: Path, message: m.ReleaseRequest, now: float) -> None:
+        answer = m.ReleaseResponse(
+            tsid=message.tsid, sequence=message.sequence, code=Code.SUCCESS, tunnel_id=message.tunnel_id
+        )
+        if message.tunnel_id is None:
+            self._core.send(path, answer)
+            self._machine.step(ServerInput.CLIENT_RELEASED, now, Terminated("released-by-client"))
+            return
+        if message.tunnel_id == self._ddt.tsid:
+            self._ddt.released(now)
+        self._core.send(path, answer)
+
+    def _on_ddt_release_asked(self, path: Path, message: m.ReleaseRequest, now: float) -> None:
+        self._core.send(
+            path, m.ReleaseResponse(tsid=message.tsid, sequence=message.sequence, code=Code.SUCCESS)
+        )
+        self._ddt.released(now)
+
+    def _on_release_answered(self, path: Path, message: m.ReleaseResponse, now: float) -> None:
+        if self._outstanding.take(message.sequence) is None:
+            self.counts["unexpected-response"] += 1
+        else:
+            self._machine.step(ServerInput.RELEASE_ANSWERED, now, Terminated("released"))
+
+    def _on_answered(self, path: Path, message: m.Message, now: float) -> None:
+        """The client has our warning; nothing follows from that."""
+        if self._outstanding.take(message.sequence) is None:
+            self.counts["unexpected-response"] += 1
+
+    def _on_keepalive_asked(self, path: Path, message: m.KeepaliveRequest, now: float) -> None:
+        answer = m.KeepaliveResponse(
+            tsid=message.tsid, sequence=message.sequence, timestamp=message.timestamp
+        )
+        self._core.send(path, answer)
+
+    def _on_quality_reported(self, path: Path, message: m.QualityReport, now: float) -> None:
+        self._core.notify(QualityReported(message.reports))
+
+    def _on_unknown_type(self, path: Path, message: m.UnknownMessage, now: float) -> None:
+        self.counts["unknown-type"] += 1
+        answer = m.ErrorResponse(tsid=message.tsid, sequence=message.sequence, code=Code.UNKNOWN_TYPE)
+        self._core.send(path, answer)
+
+    # -- from state to state: handlers named in states.SERVER --------------------------------------------
+
+    def _do_authenticate(self, now: float, message: m.ConfigurationRequest) -> None:
+        self._request = message
+        self._core.emit(
+            Authenticate(message.client_id, message.username, message.password, self._has_certificate)
+        )
+
+    def _do_refuse_resume(self, now: float, message: m.ConfigurationRequest) -> None:
+        self.counts["resume-refused"] += 1
+        self._resume_refusals += 1
+        self._core.send(Path.STREAM, configuration_refused(message, Refusal(Code.RESUME_REFUSED)))
+        if self._resume_refusals >= RESUME_REFUSALS:
+            self._machine.step(ServerInput.STREAM_IDLE, now, Terminated("resume-refused"))
+
+    def _do_allocate(self, now: float, identity: str) -> None:
+        assert self._request is not None
+        self._identity = identity
+        self._core.emit(Allocate(identity, self._request.families or m.AddressFamilies.BOTH))
+
+    def _do_configure(self, now: float, lease: Lease) -> None:
+        assert self._request is not None
+        self._disarm()
+        self._lease = lease
+        self._tsid = self._entropy.tsid()
+        self._secret = self._entropy.secret()
+        self._core.emit(OpenSession(lease.addresses))
+        self._core.emit(AttachStream(self._tsid))
+        self._core.send(Path.STREAM, self._configuration(self._request.sequence))
+        self._request = None  # its password is not kept
+        self._core.notify(Configured(self._identity or "", lease, self._tsid))
+
+    def _do_take_over(self, now: float, message: m.ConfigurationRequest) -> None:
+        assert self._tsid is not None
+        self._disarm()
+        self._outstanding.clear()
+        self._core.emit(AttachStream(self._tsid))
+        self._core.send(Path.STREAM, self._configuration(message.sequence))
+        self._core.notify(Resumed())
+        self._ddt.stream_resumed(now)
+
+    def _configuration(self, sequence: int) -> m.ConfigurationResponse:
+        assert self._lease is not None
+        assert self._tsid is not None
+        settings = self._settings
+        return m.ConfigurationResponse(
+            tsid=self._tsid,
+            sequence=sequence,
+            code=Code.SUCCESS,
+            **lease_fields(self._lease),
+            keepalive_ms=milliseconds(settings.keepalive),
+            keepalive_datagram_ms=milliseconds(settings.keepalive_datagram),
+            inner_mtu=settings.inner_mtu,
+            resume_secret=self._secret,
+            observed_address=self._observed,
+            offered_services=self._offered,
+            persistence_ms=milliseconds(settings.persistence),
+            software=settings.software,
+        )
+
+    @property
+    def _offered(self) -> tuple[Service, ...]:
+        return tuple(sorted(self._settings.services))
+
+    def _do_refuse(self, now: float, refusal: Refusal) -> None:
+        if self._request is not None:
+            self._core.send(Path.STREAM, configuration_refused(self._request, refusal))
+        self._do_end(now, refusal)
+
+    def _do_drop_stream(self, now: float, cause: Terminated) -> None:
+        self._core.emit(CloseTunnel(Path.STREAM, cause.reason))
+        self._do_lose_stream(now, cause)
+
+    def _do_lose_stream(self, now: float, cause: Terminated) -> None:
+        self._outstanding.clear()
+        self._ddt.stream_lost()
+        self._core.notify(StreamLost(cause.reason))
+        self._arm(now + self._settings.persistence)
+
+    def _do_send_release(self, now: float, refusal: Refusal) -> None:
+        assert self._tsid is not None
+        request = m.ReleaseRequest(
+            tsid=self._tsid,
+            sequence=self._core.next_sequence(),
+            code=refusal.code,
+            text=refusal.text or None,
+            retry_after_ms=milliseconds(refusal.retry_after),
+        )
+        self._core.send(Path.STREAM, request)
+        self._outstanding.add(request.sequence, "release", now)
+        self._arm(now + RELEASE_TIMEOUT)
+        self._ending = refusal.as_event()
+
+    def _do_end(self, now: float, cause: Terminated | Refusal) -> None:
+        """Over. What we announced in a Release Request stays the reason, however the end then comes."""
+        event = self._ending or (cause.as_event() if isinstance(cause, Refusal) else cause)
+        self._request = None
+        self._ddt.reset(event.reason, now)
+        self._core.disarm_all()
+        self._core.emit(CloseTunnel(Path.STREAM, event.reason))
+        if self._lease is not None:
+            self._core.emit(ReleaseLease(self._lease))
+        self._core.notify(event)
+        self._core.emit(SessionClosed(event.reason))
+
+    def _do_return_lease(self, now: float, lease: Lease) -> None:
+        self._core.emit(ReleaseLease(lease))
+
+    # -- helpers ----------------------------------------------------------------------------------------
+
+    def _warn_pair_missing(self, now: float) -> bool:
+        """Tell the client, on the stream, that its datagram half is missing."""
+        if self.state is not Server.ACTIVE or self._tsid is None or self._outstanding.full:
+            return False
+        sequence = self._core.next_sequence()
+        warning = m.ServiceRequest(
+            tsid=self._tsid, sequence=sequence, service=Service.DDT, action=ServiceAction.PAIR_MISSING
+        )
+        self._core.send(Path.STREAM, warning)
+        self._outstanding.add(sequence, "pair-missing", now)
+        self._core.notify(PairMissing())
+        return True
+
+    def _arm(self, at: float) -> None:
+        self._disarm()
+        self._core.arm(_TIMERS[self.state], at)
+
+    def _disarm(self) -> None:
+        for timer in _TIMERS.values():
+            self._core.disarm(timer)

@@ -1,0 +1,270 @@
+"""The server's side of a client's DDT: reservation, the tunnel, the flows' rows, the missing-pair check.
+
+    ABSENT -> RESERVED -> READY -> UP <-> SILENT
+       ^  Service     DTLS   Configuration
+       |  Request            Request
+       +-- released by the client, lost, or never completed
+
+The whole table is ``states.SERVER_DDT``. A row is on the datagram tunnel only while the DDT is UP; in mode
+auto it follows the path of the client's last packet, so that the client's judgement moves both directions.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final
+
+from opentsm.limits import (
+    MAX_FLOWS_PER_SESSION,
+    PAIR_MISSING_REPEAT,
+    PAIR_MISSING_WARN,
+    RESERVATION_LIFETIME,
+)
+from opentsm.protocol.actions import (
+    AttachDatagram,
+    CloseTunnel,
+    DdtDown,
+    DdtUp,
+    ReserveDatagram,
+    Steer,
+    SteerMode,
+    UnreserveDatagram,
+    Unsteer,
+)
+from opentsm.protocol.core import Core, Machine
+from opentsm.protocol.states import SERVER_DDT, ServerDdt, ServerDdtInput
+from opentsm.types import Code, Flow, Path, PathMode, ServiceAction, Tsid
+from opentsm.wire.messages import Message, ServiceRequest
+
+DDT_SILENT_LIMIT: Final = 30.0
+"""Seconds a silent DDT is kept. Much longer than the client waits (client_ddt.DDT_SILENT_LIMIT): the
+client decides, and tells us; this is for the client that cannot."""
+
+REMEMBERED_RESPONSES: Final = 8
+"""Answers to datagram requests kept for their duplicates: more than one request's transmissions."""
+
+PAIR_TIMER: Final = "pair-missing"
+_TIMERS: Final = {
+    ServerDdt.RESERVED: "ddt-reservation",
+    ServerDdt.READY: "ddt-configuration",
+    ServerDdt.SILENT: "ddt-silent",
+}
+_MODES: Final = {PathMode.DATAGRAM: SteerMode.DATAGRAM, PathMode.AUTO: SteerMode.FOLLOW}
+
+
+class ServerDatagram:
+    """The datagram half of a server session.
+
+    Args:
+        new_tsid: makes the TSID of a reservation.
+        warn: sends the pair-missing warning; False if there is no stream to send it on.
+    """
+
+    def __init__(self, core: Core, *, new_tsid: Callable[[], Tsid], warn: Callable[[float], bool]) -> None:
+        self.tsid: Tsid | None = None
+        self._core = core
+        self._new_tsid = new_tsid
+        self._warn = warn
+        self._machine = Machine[ServerDdt, ServerDdtInput](SERVER_DDT, ServerDdt.ABSENT, self)
+        self._rows: dict[Flow, PathMode | None] = {}
+        self._enabled: set[Flow] = set()
+        self._whole = False
+        self._steered: dict[Flow, SteerMode] = {}
+        self._answers: OrderedDict[int, Message] = OrderedDict()
+        self._last_warning: float | None = None
+        self._up = False
+
+    @property
+    def state(self) -> ServerDdt:
+        return self._machine.state
+
+    @property
+    def wanted(self) -> bool:
+        """The client has the DDT enabled, for a flow or as a whole."""
+        return self._whole or bool(self._enabled)
+
+    # -- inputs ---------------------------------------------------------------------------------------
+
+    def asked(self, message: ServiceRequest, now: float) -> Code:
+        """A Service Request to enable or disable the DDT.
+
+        Returns:
+            SUCCESS (for an enable, ``tsid`` is then the tunnel's), or NOT_ALLOWED when the session would
+            have too many flows; then nothing has changed.
+        """
+        if message.action == ServiceAction.ENABLE:
+            return self._enable(message, now)
+        self._disable(message)
+        self._check_pair(now)
+        return Code.SUCCESS
+
+    def _enable(self, message: ServiceRequest, now: float) -> Code:
+        new = {flow for flow in message.flows if flow not in self._rows}
+        if len(self._rows) + len(new) > MAX_FLOWS_PER_SESSION:
+            return Code.NOT_ALLOWED
+        mode = PathMode.DATAGRAM if message.mode is None else message.mode
+        self._whole = self._whole or not message.flows
+        for flow in message.flows:
+            self._rows[flow] = mode
+            self._enabled.add(flow)
+            self._steer(flow)
+        self._machine.step(ServerDdtInput.ENABLE, now)
+        self._check_pair(now)
+        return Code.SUCCESS
+
+    def _disable(self, message: ServiceRequest) -> None:
+        if not message.flows:
+            self._whole = False
+        for flow in message.flows:
+            self._enabled.discard(flow)
+            if message.mode is None:
+                self._rows.pop(flow, None)
+            elif flow in self._rows:
+                self._rows[flow] = None
+            self._steer(flow)
+
+    def datagram_ready(self, tsid: Tsid, now: float) -> bool:
+        if tsid != self.tsid or self.state is not ServerDdt.RESERVED:
+            self._core.counts["wrong-tsid"] += 1
+            return False
+        return self._feed(ServerDdtInput.DATAGRAM_READY, now)
+
+    def answer_once(self, request: Message, make: Callable[[], Message], now: float) -> None:
+        """Answer a request on the datagram path: a duplicate gets the same answer and has no effect."""
+        answer = self._answers.get(request.sequence)
+        if answer is None:
+            answer = self._answers[request.sequence] = make()
+            if len(self._answers) > REMEMBERED_RESPONSES:
+                self._answers.popitem(last=False)
+        self._core.send(Path.DATAGRAM, answer)
+
+    def configuration_asked(self, now: float) -> None:
+        self._feed(ServerDdtInput.CONFIGURE, now)
+
+    def lost(self, reason: str, now: float) -> None:
+        self._feed(ServerDdtInput.LOST, now, reason)
+
+    def released(self, now: float) -> None:
+        self._feed(ServerDdtInput.RELEASED, now, "released")
+
+    def silent(self, now: float) -> None:
+        self._feed(ServerDdtInput.SILENT, now, "path-silent")
+
+    def alive(self, now: float) -> None:
+        self._feed(ServerDdtInput.ALIVE, now)
+
+    def stream_lost(self) -> None:
+        self._core.disarm(PAIR_TIMER)
+
+    def stream_resumed(self, now: float) -> None:
+        """A reservation made for the old stream's key is void; a living DDT goes on."""
+        self._feed(ServerDdtInput.RESUMED, now, "stream-resumed")
+
+    def reset(self, reason: str, now: float) -> None:
+        self._machine.step(ServerDdtInput.RESET, now, reason)
+        self._core.disarm(PAIR_TIMER)
+
+    def timer(self, name: str, now: float) -> None:
+        if name != PAIR_TIMER:
+            self._feed(ServerDdtInput.TIMER, now, name)
+        elif self._warn(now):
+            self._last_warning = now
+            self._check_pair(now)
+
+    # -- from state to state: handlers named in states.SERVER_DDT --------------------------------------------
+
+    def _do_reserve(self, now: float, cause: object) -> None:
+        self.tsid = self._new_tsid()
+        self._arm(now + RESERVATION_LIFETIME)
+        self._core.emit(ReserveDatagram(self.tsid, RESERVATION_LIFETIME))
+
+    def _do_unreserve(self, now: float, cause: object) -> None:
+        assert self.tsid is not None
+        self._core.emit(UnreserveDatagram(self.tsid))
+        self._forget()
+
+    def _do_await_configuration(self, now: float, cause: object) -> None:
+        self._arm(now + RESERVATION_LIFETIME)
+
+    def _do_bring_up(self, now: float, cause: object) -> None:
+        """The client attached before it asked, so its flows may move at once."""
+        assert self.tsid is not None
+        self._disarm()
+        self._up = True
+        self._core.emit(AttachDatagram(self.tsid))
+        self._core.notify(DdtUp(self.tsid))
+        self._steer_all()
+
+    def _do_confirm(self, now: float, cause: object) -> None:
+        """Asked again with another sequence: the answer is the same, and nothing else happens."""
+
+    def _do_hold(self, now: float, cause: object) -> None:
+        self._arm(now + DDT_SILENT_LIMIT)
+        self._steer_all()
+
+    def _do_unhold(self, now: float, cause: object) -> None:
+        self._disarm()
+        self._steer_all()
+
+    def _do_take_down(self, now: float, reason: str) -> None:
+        assert self.tsid is not None
+        self._steer_all()
+        self._core.emit(CloseTunnel(Path.DATAGRAM, reason))
+        if self._up:
+            self._core.notify(DdtDown(self.tsid, reason))
+        self._forget()
+
+    # -- helpers ----------------------------------------------------------------------------------------
+
+    def _feed(self, given: ServerDdtInput, now: float, cause: object = None) -> bool:
+        moved = self._machine.step(given, now, cause)
+        self._check_pair(now)
+        return moved
+
+    def _forget(self) -> None:
+        self._disarm()
+        self._answers.clear()
+        self._up = False
+        self.tsid = None
+
+    def _check_pair(self, now: float) -> None:
+        """Warn when the DDT is wanted and has no datagram half for PAIR_MISSING_WARN seconds."""
+        if not self.wanted or self.state in (ServerDdt.UP, ServerDdt.SILENT):
+            self._core.disarm(PAIR_TIMER)
+        elif not self._core.armed(PAIR_TIMER):
+            at = now + PAIR_MISSING_WARN
+            if self._last_warning is not None:
+                at = max(at, self._last_warning + PAIR_MISSING_REPEAT)
+            self._core.arm(PAIR_TIMER, at)
+
+    def _steer_all(self) -> None:
+        for flow in self._rows:
+            self._steer(flow)
+
+    def _steer(self, flow: Flow) -> None:
+        old = self._steered.get(flow)
+        if flow not in self._rows:
+            if old is not None:
+                del self._steered[flow]
+                self._core.emit(Unsteer(flow))
+            return
+        new = SteerMode.STREAM
+        mode = self._rows[flow]
+        if mode is not None and self.state is ServerDdt.UP:
+            new = _MODES.get(mode, SteerMode.STREAM)
+        if new is not old:
+            self._steered[flow] = new
+            self._core.emit(Steer(flow, new))
+
+    def _arm(self, at: float) -> None:
+        self._disarm()
+        self._core.arm(_TIMERS[self.state], at)
+
+    def _disarm(self) -> None:
+        for timer in _TIMERS.values():
+            self._core.disarm(timer)
+
+
+DDT_TIMERS: Final = frozenset({PAIR_TIMER, *_TIMERS.values()})
+"""Names of the timers that belong to ``ServerDatagram.timer``."""

@@ -1,0 +1,1 @@
+"""Bytes to values and back: control messages and their TLVs (docs/protocol.md)."""

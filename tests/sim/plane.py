@@ -1,0 +1,90 @@
+"""A small user plane: two tunnels, rows, and media that is counted. The rules are those of the boundary."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+
+from opentsm.protocol.actions import SteerMode
+from opentsm.types import Flow, IpAddress, Path
+from tests.sim.network import Tunnel
+
+
+@dataclass(frozen=True)
+class Media:
+    """One inner packet of a flow; ``sender`` tells two sessions of the server apart."""
+
+    flow: Flow
+    number: int
+    sender: int
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A keepalive of the user plane; ``echo``: the answer."""
+
+    echo: bool = False
+
+
+SILENT_AFTER = 1.6
+PROBE_INTERVAL = 0.5
+
+
+@dataclass(eq=False)
+class Plane:
+    """What the user plane holds for one session on one side (0 client, 1 server)."""
+
+    side: int
+    addresses: tuple[IpAddress, ...] = ()
+    tunnels: dict[Path, Tunnel] = field(default_factory=dict)
+    attached: set[Tunnel] = field(default_factory=set)
+    rows: dict[Flow, SteerMode] = field(default_factory=dict)
+    received: dict[Flow, list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(list))
+    by_path: dict[Flow, Counter[Path]] = field(default_factory=lambda: defaultdict(Counter))
+    sent: Counter[Flow] = field(default_factory=Counter)
+    drops: Counter[str] = field(default_factory=Counter)
+    heard: dict[Flow, Path] = field(default_factory=dict)
+    echo_at: float = 0.0
+    silent: bool = False
+
+    def usable(self, path: Path) -> Tunnel | None:
+        tunnel = self.tunnels.get(path)
+        return tunnel if tunnel in self.attached and tunnel.alive[self.side] else None
+
+    def send(self, flow: Flow) -> None:
+        """The application (or the core) sends the flow's next packet."""
+        self.sent[flow] += 1
+        mode = self.rows.get(flow, SteerMode.STREAM)
+        path = self.heard.get(flow, Path.STREAM) if mode is SteerMode.FOLLOW else Path(int(mode))
+        tunnel = self.usable(path) or self.usable(Path.STREAM)
+        if tunnel is None:
+            self.drops["no-path"] += 1
+        else:
+            tunnel.send(self.side, Media(flow, self.sent[flow], id(self)))
+
+    def take(self, tunnel: Tunnel, media: Media) -> None:
+        if tunnel not in self.attached:
+            self.drops["not-attached"] += 1
+            return
+        self.heard[media.flow] = tunnel.path
+        self.by_path[media.flow][tunnel.path] += 1
+        self.received[media.flow].append((media.sender, media.number))
+
+    def attach(self, path: Path) -> None:
+        """As UserPlane.attach: the newer tunnel of a kind takes over, the older is closed."""
+        tunnel = self.tunnels[path]
+        for older in [t for t in self.attached if t.path is path and t is not tunnel]:
+            self.detach(older)
+            older.close(self.side, "replaced")
+        self.attached.add(tunnel)
+
+    def detach(self, tunnel: Tunnel) -> None:
+        self.attached.discard(tunnel)
+
+    def clear(self) -> None:
+        for tunnel in (*self.attached, *self.tunnels.values()):
+            tunnel.close(self.side, "session-closed")
+        self.attached.clear()
+        self.tunnels.clear()
+        self.rows.clear()
+        self.heard.clear()
