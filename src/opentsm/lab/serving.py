@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from opentsm.admin.certificates import create_authority, issue_server, write
+from opentsm.admin.client import ask
 from opentsm.errors import PlatformError
 from opentsm.lab.host import Host
 from opentsm.lab.waiting import until_now
@@ -120,25 +121,18 @@ class ServerProcess:
         self.write()
         self.command("reload")
 
-    def command(self, *words: str) -> Any:
-        """One command on the admin socket, by the command line that operators use."""
-        socket_path = str(self.folder / "admin.sock")
-        command = [
-            sys.executable,
-            "-m",
-            "opentsm.cli.main",
-            "status",
-            "--socket",
-            socket_path,
-            "--json",
-            *words,
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-        assert done.returncode == 0, done.stderr + done.stdout
-        return json.loads(done.stdout)
+    def command(self, command: str, **arguments: Any) -> dict[str, Any]:
+        """One command on the admin socket; see ``opentsm.admin.protocol``."""
+        return ask(self.folder / "admin.sock", command, **arguments)
+
+    def tunnels(self) -> list[dict[str, Any]]:
+        """Everything the server knows of each of its tunnels (the first page)."""
+        page = self.command("tunnels", after=0, limit=50, match="")
+        return [self.command("tunnel", tsid=row["tsid"]) for row in page["tunnels"]]
 
     def counters(self) -> dict[str, int]:
-        counters: dict[str, int] = self.command("counters")
+        """Counters and drops by name."""
+        counters: dict[str, int] = self.command("counters")["counters"]
         return counters
 
     def control_log(self) -> list[dict[str, Any]]:
