@@ -58,6 +58,13 @@ pub enum Event {
     Alive {
         tunnel: u64,
     },
+    /// A media flow was found (or has fallen silent) on a client's TUN device.
+    Flow {
+        session: u64,
+        v6: bool,
+        port: u16,
+        quiet: bool,
+    },
     Udp {
         socket: Arc<LocalSocket>,
         data: Vec<u8>,

@@ -97,13 +97,22 @@ impl Forwarder {
             Ok(meta) => match &tun.session {
                 // A client's own host: only the leased addresses may speak.
                 Some(session) if !session.owns(meta.source) => Err(Counter::InnerSpoofedSource),
-                Some(session) => self.deliver_session(&Arc::clone(session), data, &meta),
+                Some(session) => self.from_host(&Arc::clone(session), data, &meta),
                 None => self.route(None, data, &meta, -1),
             },
         };
         if let Err(drop) = outcome {
             self.counters.add(drop);
         }
+    }
+
+    /// From a client's own host, whose programs do not say which of their flows are media.
+    fn from_host(&mut self, session: &Arc<Session>, data: &mut [u8], meta: &Meta) -> Outcome {
+        if session.detector.observe(meta, data, self.now_us) {
+            let (v6, port) = (meta.source.is_ipv6(), meta.source_port);
+            self.engine.events.push(Event::Flow { session: session.id, v6, port, quiet: false });
+        }
+        self.deliver_session(session, data, meta)
     }
 
     /// Send from a local socket. Errors name the drop.

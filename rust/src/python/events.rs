@@ -7,6 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::boundary::Event;
+use crate::packet::UDP;
 use crate::sys::canonical;
 
 type Address = (String, u16);
@@ -75,6 +76,24 @@ pub struct PathAlive {
     tunnel: u64,
 }
 
+/// A media flow was found on a client's TUN device.
+#[pyclass(frozen, get_all, module = "opentsm.userplane._core")]
+pub struct FlowSeen {
+    session: u64,
+    protocol: u8,
+    port: u16,
+    ipv6: bool,
+}
+
+/// A media flow that was found has been silent for a while.
+#[pyclass(frozen, get_all, module = "opentsm.userplane._core")]
+pub struct FlowQuiet {
+    session: u64,
+    protocol: u8,
+    port: u16,
+    ipv6: bool,
+}
+
 /// An inner UDP datagram for a local socket.
 #[pyclass(frozen, get_all, module = "opentsm.userplane._core")]
 pub struct UdpReceived {
@@ -107,6 +126,8 @@ match_args! {
     TunnelIdle: ["tunnel", "silent_ms"],
     PathSilent: ["tunnel", "silent_ms"],
     PathAlive: ["tunnel"],
+    FlowSeen: ["session", "port"],
+    FlowQuiet: ["session", "port"],
     UdpReceived: ["socket", "data", "source"],
 }
 
@@ -143,6 +164,12 @@ pub fn to_python(py: Python<'_>, event: Event) -> PyResult<Py<PyAny>> {
         Event::Idle { tunnel, silent_ms } => TunnelIdle { tunnel, silent_ms }.into_py_any(py),
         Event::Silent { tunnel, silent_ms } => PathSilent { tunnel, silent_ms }.into_py_any(py),
         Event::Alive { tunnel } => PathAlive { tunnel }.into_py_any(py),
+        Event::Flow { session, v6, port, quiet: false } => {
+            FlowSeen { session, protocol: UDP, port, ipv6: v6 }.into_py_any(py)
+        }
+        Event::Flow { session, v6, port, quiet: true } => {
+            FlowQuiet { session, protocol: UDP, port, ipv6: v6 }.into_py_any(py)
+        }
         Event::Udp { socket, data, source, path } => {
             UdpReceived { socket: socket.id, data: bytes(&data), source: address(source), path }
                 .into_py_any(py)

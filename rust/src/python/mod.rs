@@ -9,8 +9,8 @@ mod stats;
 mod _core {
     #[pymodule_export]
     use super::events::{
-        ControlMessage, DatagramReady, PathAlive, PathSilent, StreamReady, TunnelClosed, TunnelIdle,
-        UdpReceived,
+        ControlMessage, DatagramReady, FlowQuiet, FlowSeen, PathAlive, PathSilent, StreamReady, TunnelClosed,
+        TunnelIdle, UdpReceived,
     };
     #[pymodule_export]
     use super::plane::UserPlane;

@@ -1,5 +1,6 @@
 //! The flat tables that Python's decisions become. The packet path only reads them (and counts in them).
 
+pub mod detect;
 pub mod flows;
 pub mod nat;
 pub mod relays;

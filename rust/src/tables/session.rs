@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 
+use super::detect::Detector;
 use super::flows::FlowTable;
 use crate::capture::Capture;
 use crate::tunnel::Tunnel;
@@ -83,6 +84,8 @@ pub struct Session {
     pub upstream: Option<Policer>,
     pub downstream: Option<Policer>,
     pub flows: FlowTable,
+    /// Looks for media in what a TUN device sends.
+    pub detector: Detector,
     pub drops: SessionDrops,
     stream: ArcSwapOption<Tunnel>,
     datagram: ArcSwapOption<Tunnel>,
@@ -101,6 +104,7 @@ impl Session {
             upstream: None,
             downstream: None,
             flows: FlowTable::default(),
+            detector: Detector::default(),
             drops: SessionDrops::default(),
             stream: ArcSwapOption::empty(),
             datagram: ArcSwapOption::empty(),

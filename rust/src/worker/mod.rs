@@ -15,12 +15,13 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
-use crate::boundary::Command;
+use crate::boundary::{Command, Event};
 use crate::counters::CounterSet;
 use crate::engine::{Engine, Inbox, Tun};
 use crate::forward::Forwarder;
 use crate::limits::{BATCH, DATAGRAM_SLOT};
 use crate::sys::{READABLE, Ready, ReadyList, RecvBatch};
+use crate::tables::detect::MediaPort;
 use crate::tunnel::Tunnel;
 
 use datagrams::Datagrams;
@@ -50,6 +51,9 @@ fn split(token: u64) -> (u8, u64) {
 
 /// How often the core side is swept for idle sockets.
 const CORE_SWEEP_US: u64 = 60_000_000;
+
+/// How often clients' media flows are looked at for silence; fine enough beside the ten seconds it takes.
+const FLOW_SWEEP_US: u64 = 2_000_000;
 
 /// The state of one worker thread.
 pub struct Worker {
@@ -177,6 +181,10 @@ impl Worker {
             return;
         };
         if self.inbox.epoll.add(fd, READABLE, token(token::TUN, tun.id)).is_ok() {
+            // The first queue's worker looks after a client's device.
+            if self.index == 0 && tun.session.is_some() {
+                self.timers.at(self.forwarder.now_us + FLOW_SWEEP_US, Due::FlowSweep);
+            }
             self.tuns.insert(tun.id, tun);
         }
     }
@@ -212,6 +220,7 @@ impl Worker {
             match due {
                 Due::Wake => {}
                 Due::CoreSweep => self.sweep_core(),
+                Due::FlowSweep => self.sweep_flows(),
                 Due::Stream(id) => self.streams.on_timer(id, &mut self.forwarder),
                 Due::Handshake { port, peer } => {
                     self.datagrams.on_timer(port, peer, &mut self.forwarder, &mut self.timers);
@@ -228,6 +237,17 @@ impl Worker {
             engine.core.sweep(&engine, self.forwarder.now_us);
         }
         self.timers.at(self.forwarder.now_us + CORE_SWEEP_US, Due::CoreSweep);
+    }
+
+    fn sweep_flows(&mut self) {
+        for session in self.tuns.values().filter_map(|tun| tun.session.as_ref()) {
+            for MediaPort { v6, port } in session.detector.sweep(self.forwarder.now_us) {
+                self.forwarder.engine.events.push(Event::Flow { session: session.id, v6, port, quiet: true });
+            }
+        }
+        if self.tuns.values().any(|tun| tun.session.is_some()) {
+            self.timers.at(self.forwarder.now_us + FLOW_SWEEP_US, Due::FlowSweep);
+        }
     }
 
     fn flush(&mut self) {

@@ -20,6 +20,8 @@ pub enum Due {
     /// Nothing but another turn of the loop.
     Wake,
     CoreSweep,
+    /// Look for media flows that have fallen silent.
+    FlowSweep,
     /// A stream's handshake or closing deadline.
     Stream(u64),
     /// A DTLS handshake's retransmission or end.

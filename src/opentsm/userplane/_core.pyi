@@ -77,6 +77,26 @@ class PathAlive:
     tunnel: int
 
 @final
+class FlowSeen:
+    """A media flow was found on a client's TUN device: four RTP packets in a row (RFC 3550 appendix A.1)."""
+
+    __match_args__: Final = ("session", "port")
+    session: int
+    protocol: int
+    port: int
+    ipv6: bool
+
+@final
+class FlowQuiet:
+    """A media flow that was found has sent nothing for ten seconds."""
+
+    __match_args__: Final = ("session", "port")
+    session: int
+    protocol: int
+    port: int
+    ipv6: bool
+
+@final
 class UdpReceived:
     """An inner UDP datagram for a local socket."""
 
@@ -94,6 +114,8 @@ Event = (
     | TunnelIdle
     | PathSilent
     | PathAlive
+    | FlowSeen
+    | FlowQuiet
     | UdpReceived
 )
 

@@ -18,6 +18,8 @@ from opentsm.types import SocketAddress
 from opentsm.userplane._core import (
     ControlMessage,
     DatagramReady,
+    FlowQuiet,
+    FlowSeen,
     PathAlive,
     PathSilent,
     StreamReady,
@@ -37,6 +39,7 @@ TunnelEvent = StreamReady | DatagramReady | ControlMessage | TunnelClosed | Tunn
 TunnelHandler = Callable[[TunnelEvent], None]
 AcceptHandler = Callable[[StreamReady], None]
 SessionHandler = Callable[[DatagramReady], None]
+FlowHandler = Callable[[FlowSeen | FlowQuiet], None]
 SocketHandler = Callable[[bytes, SocketAddress, int], None]
 
 _log = structlog.get_logger("opentsm.userplane")
@@ -61,6 +64,7 @@ class Plane:
         self._tunnels: dict[int, TunnelHandler] = {}
         self._listeners: dict[int, AcceptHandler] = {}
         self._sessions: dict[int, SessionHandler] = {}
+        self._flows: dict[int, FlowHandler] = {}
         self._sockets: dict[int, SocketHandler] = {}
         self._closed = False
 
@@ -100,6 +104,13 @@ class Plane:
     def unwatch_session(self, session: int) -> None:
         self._sessions.pop(session, None)
 
+    def watch_flows(self, session: int, handler: FlowHandler) -> None:
+        """Call ``handler`` for media flows found (or fallen silent) on this session's TUN device."""
+        self._flows[session] = handler
+
+    def unwatch_flows(self, session: int) -> None:
+        self._flows.pop(session, None)
+
     def watch_socket(self, socket: int, handler: SocketHandler) -> None:
         """Call ``handler(data, source, path)`` for each datagram of a local inner UDP socket."""
         self._sockets[socket] = handler
@@ -130,7 +141,9 @@ class Plane:
         if isinstance(event, StreamReady | DatagramReady):
             self.core.close(event.tunnel)
 
-    def _handler_of(self, event: TunnelEvent) -> Callable[..., None] | None:
+    def _handler_of(self, event: TunnelEvent | FlowSeen | FlowQuiet) -> Callable[..., None] | None:
+        if isinstance(event, FlowSeen | FlowQuiet):
+            return self._flows.get(event.session)
         if isinstance(event, TunnelClosed):
             return self._tunnels.pop(event.tunnel, None)
         if isinstance(event, StreamReady) and event.listener is not None:
