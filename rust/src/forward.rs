@@ -97,7 +97,7 @@ impl Forwarder {
             Ok(meta) => match &tun.session {
                 // A client's own host: only the leased addresses may speak.
                 Some(session) if !session.owns(meta.source) => Err(Counter::InnerSpoofedSource),
-                Some(session) => self.from_host(&Arc::clone(session), data, &meta),
+                Some(session) => self.take_from_host(&Arc::clone(session), data, &meta),
                 None => self.route(None, data, &meta, -1),
             },
         };
@@ -107,7 +107,7 @@ impl Forwarder {
     }
 
     /// From a client's own host, whose programs do not say which of their flows are media.
-    fn from_host(&mut self, session: &Arc<Session>, data: &mut [u8], meta: &Meta) -> Outcome {
+    fn take_from_host(&mut self, session: &Arc<Session>, data: &mut [u8], meta: &Meta) -> Outcome {
         if session.detector.observe(meta, data, self.now_us) {
             let (v6, port) = (meta.source.is_ipv6(), meta.source_port);
             self.engine.events.push(Event::Flow { session: session.id, v6, port, quiet: false });

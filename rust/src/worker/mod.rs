@@ -65,6 +65,8 @@ pub struct Worker {
     tuns: HashMap<u64, Arc<Tun>>,
     timers: Timers,
     batch: RecvBatch,
+    /// A sweep for silent media flows is in the timers.
+    sweeping_flows: bool,
     stop_at_us: Option<u64>,
 }
 
@@ -84,6 +86,7 @@ impl Worker {
             tuns: HashMap::new(),
             timers,
             batch: RecvBatch::default(),
+            sweeping_flows: false,
             stop_at_us: None,
         })
     }
@@ -182,7 +185,8 @@ impl Worker {
         };
         if self.inbox.epoll.add(fd, READABLE, token(token::TUN, tun.id)).is_ok() {
             // The first queue's worker looks after a client's device.
-            if self.index == 0 && tun.session.is_some() {
+            if self.index == 0 && tun.session.is_some() && !self.sweeping_flows {
+                self.sweeping_flows = true;
                 self.timers.at(self.forwarder.now_us + FLOW_SWEEP_US, Due::FlowSweep);
             }
             self.tuns.insert(tun.id, tun);
@@ -245,7 +249,8 @@ impl Worker {
                 self.forwarder.engine.events.push(Event::Flow { session: session.id, v6, port, quiet: true });
             }
         }
-        if self.tuns.values().any(|tun| tun.session.is_some()) {
+        self.sweeping_flows = self.tuns.values().any(|tun| tun.session.is_some());
+        if self.sweeping_flows {
             self.timers.at(self.forwarder.now_us + FLOW_SWEEP_US, Due::FlowSweep);
         }
     }
