@@ -111,6 +111,10 @@ pub enum Command {
         tunnel: u64,
         reason: &'static str,
     },
+    /// Media is on this datagram tunnel: look after it.
+    Watch {
+        tunnel: Arc<Tunnel>,
+    },
     /// Keepalive or idle settings have changed.
     Arm {
         tunnel: Arc<Tunnel>,

@@ -87,6 +87,12 @@ counters! {
     RelayWrongSource => "drop_relay_wrong_source",
     RelayNoParty => "drop_relay_no_party",
     Relayed => "relayed",
+    /// Media sent by both paths because the datagram path was in doubt.
+    MediaDoubled => "media_doubled",
+    /// Second copies of such media, dropped as meant.
+    CopyDropped => "copies_dropped",
+    PathAlertSent => "path_alerts_sent",
+    PathAlertHeard => "path_alerts_heard",
     CaptureFull => "drop_capture_full",
     EventQueueFull => "drop_event_queue_full",
 }

@@ -9,11 +9,12 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::boundary::Event;
+use crate::boundary::{Command, Event};
 use crate::counters::{Counter, CounterSet};
 use crate::crypto::dtls_record::DatagramSealError;
 use crate::egress::{Class, Pushed};
 use crate::engine::{Engine, Tun};
+use crate::frame::{open_sequenced, write_sequenced};
 use crate::packet::{Meta, UdpHead, echo_reply, readdress_both, udp_checksum_ok, write_udp};
 use crate::sys::SendBatch;
 use crate::tables::nat::Applied;
@@ -33,9 +34,12 @@ pub struct Forwarder {
     pub now_us: u64,
     /// Streams this worker owns that have something to write; others are told through their inbox.
     pub dirty: Vec<Arc<Tunnel>>,
+    /// Datagram tunnels this worker owns on which media has begun.
+    pub to_watch: Vec<Arc<Tunnel>>,
     worker: Option<usize>,
     batch: SendBatch,
     scratch: Vec<u8>,
+    doubled: Vec<u8>,
 }
 
 impl Forwarder {
@@ -46,9 +50,11 @@ impl Forwarder {
             counters,
             now_us: 0,
             dirty: Vec::new(),
+            to_watch: Vec::new(),
             worker,
             batch: SendBatch::default(),
             scratch: Vec::with_capacity(2048),
+            doubled: Vec::with_capacity(2048),
         }
     }
 
@@ -76,6 +82,10 @@ impl Forwarder {
             return Err(Counter::InnerRateLimited);
         }
         let datagram = tunnel.is_datagram();
+        if let Some(link) = tunnel.datagram() {
+            link.media_rx_us.store(self.now_us, Ordering::Relaxed);
+            self.watch(tunnel, link);
+        }
         let learn = server && meta.looks_like_media(data);
         if !session.flows.note_received(&meta, server, datagram, learn) {
             self.counters.add(Counter::FlowTableFull);
@@ -85,6 +95,43 @@ impl Forwarder {
             Sink::Route => self.route(Some(session), data, &meta, i8::from(datagram)),
             Sink::Local => self.deliver_local(Some(session), data, &meta, i8::from(datagram)),
             Sink::Tun(tun) => self.deliver_tun(tun, data),
+        }
+    }
+
+    /// A numbered packet that was sent by both paths: the first copy counts.
+    pub fn from_both_paths(&mut self, tunnel: &Arc<Tunnel>, frame: &mut [u8]) {
+        let Some((number, packet)) = open_sequenced(frame) else { return };
+        let first = tunnel.session().as_ref().is_none_or(|session| {
+            if !tunnel.is_datagram() {
+                self.expect_by_datagram(session);
+            }
+            session.doubt.first_of(number)
+        });
+        if first {
+            self.from_tunnel(tunnel, packet);
+        } else {
+            self.counters.add(Counter::CopyDropped);
+        }
+    }
+
+    /// A copy by the stream says that its twin is due on the datagram tunnel: go on missing it there, and saying
+    /// so, for as long as copies come.
+    fn expect_by_datagram(&self, session: &Session) {
+        if let Some(link) = session.tunnel(true).as_ref().and_then(|t| t.datagram()) {
+            link.media_rx_us.store(self.now_us, Ordering::Relaxed);
+        }
+    }
+
+    /// See to it that the owner of a datagram tunnel looks after it.
+    #[inline]
+    fn watch(&mut self, tunnel: &Arc<Tunnel>, link: &DatagramLink) {
+        if link.watched.load(Ordering::Relaxed) || link.watched.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        if self.worker == Some(tunnel.worker()) {
+            self.to_watch.push(Arc::clone(tunnel));
+        } else if let Some(inbox) = self.engine.inbox(tunnel.worker()) {
+            inbox.send(Command::Watch { tunnel: Arc::clone(tunnel) });
         }
     }
 
@@ -199,6 +246,9 @@ impl Forwarder {
         let verdict = session.flows.choose(&meta, !server, datagram.is_some());
         let (by_datagram, media) =
             verdict.map_or_else(|| (false, meta.looks_like_media(data)), |v| (v.datagram, v.media));
+        if by_datagram && media && session.doubt.active(self.now_us) {
+            return self.deliver_doubled(session, datagram.as_ref(), data);
+        }
         let stream = if by_datagram { None } else { session.tunnel(false) };
         // Without a stream (it is being remade) everything that fits goes by the datagram tunnel.
         match (stream, datagram) {
@@ -213,6 +263,26 @@ impl Forwarder {
         }?;
         self.counters.add(Counter::InnerTx);
         Ok(())
+    }
+
+    /// By both paths, numbered, because the datagram path may be dying. One that takes it is enough.
+    fn deliver_doubled(&mut self, session: &Session, datagram: Option<&Arc<Tunnel>>, data: &[u8]) -> Outcome {
+        let mut frame = std::mem::take(&mut self.doubled);
+        frame.clear();
+        write_sequenced(session.doubt.next_number(), data, &mut frame);
+        let by_stream = match session.tunnel(false) {
+            Some(stream) => {
+                self.queue_frame(&stream, Class::Media, &frame).map(|()| stream.tx.count(data.len()))
+            }
+            None => Err(Counter::InnerNoPath),
+        };
+        let by_datagram = match datagram {
+            Some(tunnel) => self.deliver_datagram_frame(tunnel, &frame, data.len()),
+            None => Err(Counter::InnerNoPath),
+        };
+        self.doubled = frame;
+        self.counters.add(Counter::MediaDoubled);
+        by_stream.or(by_datagram)
     }
 
     /// Queue an inner packet on a stream.
@@ -250,8 +320,16 @@ impl Forwarder {
     }
 
     fn deliver_datagram(&mut self, tunnel: &Arc<Tunnel>, data: &[u8]) -> Outcome {
-        self.send_frame(tunnel, data)?;
-        tunnel.tx.count(data.len());
+        self.deliver_datagram_frame(tunnel, data, data.len())
+    }
+
+    fn deliver_datagram_frame(&mut self, tunnel: &Arc<Tunnel>, frame: &[u8], inner: usize) -> Outcome {
+        self.send_frame(tunnel, frame)?;
+        tunnel.tx.count(inner);
+        if let Some(link) = tunnel.datagram() {
+            link.media_tx_us.store(self.now_us, Ordering::Relaxed);
+            self.watch(tunnel, link);
+        }
         Ok(())
     }
 

@@ -8,7 +8,13 @@ pub const CONTROL_HEADER: usize = 16;
 
 pub const KEEPALIVE_REQUEST: u8 = 7;
 pub const KEEPALIVE_RESPONSE: u8 = 8;
+/// "I hear nothing on the datagram tunnel": no response, no TLVs.
+pub const PATH_ALERT: u8 = 10;
 pub const CONFIGURATION_REQUEST: u8 = 1;
+
+/// Bytes of a sequenced frame before its inner packet.
+pub const SEQUENCED_HEADER: usize = 6;
+const SEQUENCED: u8 = 0x12;
 
 /// TSID of a message whose sender has none yet.
 pub const UNASSIGNED_TSID: u64 = u64::MAX;
@@ -26,6 +32,8 @@ pub enum Frame {
     Inner(usize),
     /// A control message of this many bytes.
     Control(usize),
+    /// A numbered inner packet that may come twice; the length is of the whole frame.
+    Sequenced(usize),
     /// The frame is not complete; nothing can be said before more bytes are there.
     Incomplete,
 }
@@ -51,6 +59,7 @@ pub fn next_frame(data: &[u8]) -> Result<Frame, FrameError> {
         4 => inner_length(data, 4, 2, 0, 20),
         6 => inner_length(data, 6, 4, 40, 40),
         1 if first & 0x0f == 0 => control_length(data),
+        1 if *first == SEQUENCED => sequenced_length(data),
         1 => Err(FrameError::Reserved),
         _ => Err(FrameError::Malformed),
     }
@@ -74,6 +83,33 @@ fn inner_length(
         return Err(FrameError::Oversized);
     }
     Ok(if data.len() >= length { Frame::Inner(length) } else { Frame::Incomplete })
+}
+
+/// Type 0x12, reserved 0, number (32 bits), then one inner packet.
+fn sequenced_length(data: &[u8]) -> Result<Frame, FrameError> {
+    let Some(inner) = data.get(SEQUENCED_HEADER..).filter(|d| !d.is_empty()) else {
+        return Ok(Frame::Incomplete);
+    };
+    if !matches!(inner.first().map(|b| b >> 4), Some(4 | 6)) {
+        return Err(FrameError::Malformed);
+    }
+    match next_frame(inner)? {
+        Frame::Inner(length) => Ok(Frame::Sequenced(SEQUENCED_HEADER + length)),
+        Frame::Control(_) | Frame::Sequenced(_) | Frame::Incomplete => Ok(Frame::Incomplete),
+    }
+}
+
+/// Append a sequenced frame to `out`.
+pub fn write_sequenced(number: u32, packet: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(&[SEQUENCED, 0]);
+    out.extend_from_slice(&number.to_be_bytes());
+    out.extend_from_slice(packet);
+}
+
+/// The number and the inner packet of a sequenced frame.
+pub fn open_sequenced(frame: &mut [u8]) -> Option<(u32, &mut [u8])> {
+    let (header, packet) = frame.split_first_chunk_mut::<SEQUENCED_HEADER>()?;
+    Some((u32::from_be_bytes([header[2], header[3], header[4], header[5]]), packet))
 }
 
 fn control_length(data: &[u8]) -> Result<Frame, FrameError> {
@@ -132,6 +168,16 @@ pub fn keepalive_request(tsid: u64, sequence: u32, micros: u64) -> [u8; CONTROL_
     out
 }
 
+/// Write a Path Alert.
+pub fn path_alert(tsid: u64, sequence: u32) -> [u8; CONTROL_HEADER] {
+    let mut out = [0u8; CONTROL_HEADER];
+    out[0] = 0x10;
+    out[2] = PATH_ALERT;
+    out[4..12].copy_from_slice(&tsid.to_be_bytes());
+    out[12..16].copy_from_slice(&sequence.to_be_bytes());
+    out
+}
+
 /// Turn a Keepalive Request into its response: the same message with another type.
 pub fn answer_keepalive(message: &mut [u8]) {
     if let Some(kind) = message.get_mut(2) {
@@ -176,6 +222,21 @@ mod tests {
         long[3] = 2;
         long.extend_from_slice(&[0, 3, 0x10, 0]);
         assert_eq!(next_frame(&long), Err(FrameError::Oversized));
+    }
+
+    #[test]
+    fn sequenced_frames_carry_one_inner_packet() {
+        let mut packet = vec![0x45, 0, 0, 28];
+        packet.resize(28, 0);
+        let mut frame = Vec::new();
+        write_sequenced(0xfffe_0001, &packet, &mut frame);
+        for cut in 0..frame.len() {
+            assert_eq!(next_frame(&frame[..cut]), Ok(Frame::Incomplete), "cut at {cut}");
+        }
+        assert_eq!(next_frame(&frame), Ok(Frame::Sequenced(34)));
+        assert_eq!(open_sequenced(&mut frame), Some((0xfffe_0001, &mut packet[..])));
+        let nested = [0x12, 0, 0, 0, 0, 0, 0x12, 0];
+        assert_eq!(next_frame(&nested), Err(FrameError::Malformed));
     }
 
     #[test]

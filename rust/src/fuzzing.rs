@@ -25,8 +25,13 @@ pub fn frames(data: &[u8]) {
                 assert!(ControlHead::parse(&rest[..length]).is_some());
                 at += length;
             }
+            Ok(Frame::Sequenced(length)) => {
+                assert!(length > 6 && length <= rest.len());
+                packet(&rest[6..length]);
+                at += length;
+            }
             Ok(Frame::Incomplete) => {
-                assert!(rest.len() < MAX_INNER_PACKET.max(MAX_CONTROL_MESSAGE), "would wait for ever");
+                assert!(rest.len() < 6 + MAX_INNER_PACKET.max(MAX_CONTROL_MESSAGE), "would wait for ever");
                 return;
             }
             Err(_) => return,
@@ -104,6 +109,7 @@ mod tests {
             &[0x60, 0, 0, 0, 0, 20, 17, 64],
             &[0x60, 0, 0, 0, 0, 20, 44, 64],
             &[0x10, 0, 5, 3],
+            &[0x12, 0, 0, 0, 0, 9, 0x45, 0, 0, 40],
             &[22, 0xfe, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 60, 1, 0, 0, 48, 0, 0, 0, 0, 0, 0, 0, 48],
             &[23, 0xfe, 0xfd, 0, 1, 0, 0, 0, 0, 0, 1, 0, 40],
         ];

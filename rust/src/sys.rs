@@ -1,14 +1,16 @@
-//! The Linux system calls the user plane lives on. Everything `unsafe` outside `crypto` is in this file, each
+//! The Linux system calls the user plane lives on. Everything `unsafe` outside `crypto` is here, each
 //! piece with its reason: these calls have no safe wrapper that neither allocates nor copies.
 
+mod batch;
+
 use std::io;
-use std::mem::{MaybeUninit, size_of, zeroed};
+use std::mem::{size_of, zeroed};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
-use libc::{c_int, iovec, mmsghdr, sockaddr_storage, socklen_t};
+use libc::{c_int, sockaddr_storage, socklen_t};
 
-use crate::limits::{BATCH, DATAGRAM_SLOT};
+pub use batch::{Flushed, Merged, RecvBatch, SendBatch, merge_datagrams};
 
 fn check(result: c_int) -> io::Result<c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
@@ -367,222 +369,9 @@ impl Epoll {
     }
 }
 
-/// Space for one recvmmsg call.
-pub struct RecvBatch {
-    slots: Box<[[u8; DATAGRAM_SLOT]; BATCH]>,
-    peers: Box<[sockaddr_storage; BATCH]>,
-    lengths: [usize; BATCH],
-    count: usize,
-}
-
-impl Default for RecvBatch {
-    fn default() -> Self {
-        Self {
-            slots: vec![[0; DATAGRAM_SLOT]; BATCH]
-                .try_into()
-                .unwrap_or_else(|_| Box::new([[0; DATAGRAM_SLOT]; BATCH])),
-            peers: Box::new([empty_address(); BATCH]),
-            lengths: [0; BATCH],
-            count: 0,
-        }
-    }
-}
-
-impl RecvBatch {
-    /// Receive up to BATCH datagrams without waiting. Returns how many.
-    pub fn receive(&mut self, fd: RawFd) -> io::Result<usize> {
-        self.count = 0;
-        let mut iovecs: [MaybeUninit<iovec>; BATCH] = [const { MaybeUninit::uninit() }; BATCH];
-        // SAFETY: mmsghdr is integers and pointers, for which all zeros (null) is a value.
-        let mut headers: [mmsghdr; BATCH] = unsafe { zeroed() };
-        let slots = self.slots.iter_mut().zip(self.peers.iter_mut());
-        for ((slot, peer), (vector, header)) in slots.zip(iovecs.iter_mut().zip(headers.iter_mut())) {
-            let vector = vector.write(iovec { iov_base: slot.as_mut_ptr().cast(), iov_len: DATAGRAM_SLOT });
-            header.msg_hdr.msg_iov = vector;
-            header.msg_hdr.msg_iovlen = 1;
-            header.msg_hdr.msg_name = std::ptr::from_mut(peer).cast();
-            header.msg_hdr.msg_namelen = size_of::<sockaddr_storage>() as socklen_t;
-        }
-        // SAFETY: every header points to a slot, an iovec and an address that outlive the call.
-        let count = check(unsafe {
-            libc::recvmmsg(fd, headers.as_mut_ptr(), BATCH as u32, libc::MSG_DONTWAIT, std::ptr::null_mut())
-        })?;
-        self.count = count as usize;
-        for (length, header) in self.lengths.iter_mut().zip(headers.iter()) {
-            let truncated = header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0;
-            *length = if truncated { usize::MAX } else { header.msg_len as usize };
-        }
-        Ok(self.count)
-    }
-
-    /// Datagram `index` and its sender; None if it did not fit its slot (or its sender makes no sense).
-    pub fn get(&mut self, index: usize) -> Option<(&mut [u8], SocketAddr)> {
-        if index >= self.count {
-            return None;
-        }
-        let peer = from_storage(self.peers.get(index)?)?;
-        let length = *self.lengths.get(index)?;
-        Some((self.slots.get_mut(index)?.get_mut(..length)?, peer))
-    }
-
-    /// As `get`, for connected sockets, where the kernel names no sender.
-    pub fn payload(&mut self, index: usize) -> Option<&mut [u8]> {
-        let length = *self.lengths.get(index)?;
-        self.slots.get_mut(index)?.get_mut(..length)
-    }
-}
-
-/// Datagrams waiting for one sendmmsg call (or a few, if they leave by several sockets).
-pub struct SendBatch {
-    slots: Box<[[u8; DATAGRAM_SLOT]; BATCH]>,
-    peers: Box<[sockaddr_storage; BATCH]>,
-    peer_lengths: [socklen_t; BATCH],
-    lengths: [usize; BATCH],
-    fds: [RawFd; BATCH],
-    count: usize,
-}
-
-/// Outcome of a flush.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Flushed {
-    pub sent: u64,
-    pub would_block: u64,
-    pub failed: u64,
-}
-
-impl Default for SendBatch {
-    fn default() -> Self {
-        Self {
-            slots: vec![[0; DATAGRAM_SLOT]; BATCH]
-                .try_into()
-                .unwrap_or_else(|_| Box::new([[0; DATAGRAM_SLOT]; BATCH])),
-            peers: Box::new([empty_address(); BATCH]),
-            peer_lengths: [0; BATCH],
-            lengths: [0; BATCH],
-            fds: [-1; BATCH],
-            count: 0,
-        }
-    }
-}
-
-impl SendBatch {
-    pub fn is_full(&self) -> bool {
-        self.count == BATCH
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.count == 0
-    }
-
-    /// Build the next datagram in place: `build` gets the slot and returns the length, or None to give up.
-    /// `to` is None on a connected socket. The batch must not be full.
-    pub fn push(
-        &mut self,
-        fd: RawFd,
-        to: Option<&SocketAddr>,
-        build: impl FnOnce(&mut [u8]) -> Option<usize>,
-    ) -> bool {
-        let index = self.count;
-        let Some(slot) = self.slots.get_mut(index) else {
-            return false;
-        };
-        let Some(length) = build(slot).filter(|l| *l <= DATAGRAM_SLOT) else {
-            return false;
-        };
-        let (storage, size) = to.map_or_else(|| (empty_address(), 0), to_storage);
-        self.peers[index] = storage;
-        self.peer_lengths[index] = size;
-        self.lengths[index] = length;
-        self.fds[index] = fd;
-        self.count += 1;
-        true
-    }
-
-    /// Send everything. A datagram the kernel refuses never costs the rest of the batch.
-    pub fn flush(&mut self) -> Flushed {
-        let mut outcome = Flushed::default();
-        if self.count == 0 {
-            return outcome;
-        }
-        let mut iovecs: [MaybeUninit<iovec>; BATCH] = [const { MaybeUninit::uninit() }; BATCH];
-        // SAFETY: as in `RecvBatch::receive`.
-        let mut headers: [mmsghdr; BATCH] = unsafe { zeroed() };
-        for index in 0..self.count {
-            let vector = iovecs[index].write(iovec {
-                iov_base: self.slots[index].as_mut_ptr().cast(),
-                iov_len: self.lengths[index],
-            });
-            let header = &mut headers[index].msg_hdr;
-            header.msg_iov = vector;
-            header.msg_iovlen = 1;
-            if self.peer_lengths[index] > 0 {
-                header.msg_name = std::ptr::from_mut(&mut self.peers[index]).cast();
-                header.msg_namelen = self.peer_lengths[index];
-            }
-        }
-        let mut start = 0;
-        while start < self.count {
-            let fd = self.fds[start];
-            let run = self.fds[start..self.count].iter().take_while(|f| **f == fd).count();
-            let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-            // SAFETY: the headers of the run point to slots, iovecs and addresses that outlive the call.
-            let sent = unsafe { libc::sendmmsg(fd, headers[start..].as_mut_ptr(), run as u32, flags) };
-            if sent > 0 {
-                outcome.sent += sent as u64;
-                start += sent as usize;
-                continue;
-            }
-            // The first of the run was refused: count it, go on behind it.
-            match io::Error::last_os_error().kind() {
-                io::ErrorKind::Interrupted => continue,
-                io::ErrorKind::WouldBlock => outcome.would_block += 1,
-                _ => outcome.failed += 1,
-            }
-            start += 1;
-        }
-        self.count = 0;
-        outcome
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::UdpSocket;
-
-    #[test]
-    fn batches_cross_a_socket_pair_with_their_senders() {
-        let (a, b) = (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("[::1]:0").unwrap());
-        let c = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let mut out = SendBatch::default();
-        for i in 0..10u8 {
-            assert!(out.push(a.as_raw_fd(), Some(&c.local_addr().unwrap()), |slot| {
-                slot[0] = i;
-                Some(usize::from(i) + 1)
-            }));
-        }
-        // A refused datagram (wrong family for the socket) in the middle of others.
-        assert!(out.push(a.as_raw_fd(), Some(&b.local_addr().unwrap()), |_| Some(1)));
-        assert!(out.push(a.as_raw_fd(), Some(&c.local_addr().unwrap()), |_| Some(1)));
-        let outcome = out.flush();
-        assert_eq!((outcome.sent, outcome.failed), (11, 1));
-        let mut batch = RecvBatch::default();
-        assert_eq!(batch.receive(c.as_raw_fd()).unwrap(), 11);
-        for i in 0..10u8 {
-            let (data, peer) = batch.get(usize::from(i)).unwrap();
-            assert_eq!((data.len(), data[0], peer), (usize::from(i) + 1, i, a.local_addr().unwrap()));
-        }
-        assert!(batch.get(11).is_none());
-    }
-
-    #[test]
-    fn an_oversized_datagram_is_seen_as_such() {
-        let (a, b) = (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
-        a.send_to(&[0; DATAGRAM_SLOT + 1], b.local_addr().unwrap()).unwrap();
-        let mut batch = RecvBatch::default();
-        assert_eq!(batch.receive(b.as_raw_fd()).unwrap(), 1);
-        assert!(batch.get(0).is_none());
-    }
 
     #[test]
     fn epoll_reports_and_times_out() {

@@ -46,6 +46,7 @@ pub struct Probe {
     pub rtt_min_us: u64,
     pub sent: u64,
     pub answered: u64,
+    pub last_answer_us: u64,
     /// When the oldest probe went out that nothing has been heard since.
     pub waiting_since_us: Option<u64>,
 }
@@ -63,8 +64,10 @@ impl Probe {
         self.next_sequence
     }
 
-    /// How long our probes have met silence; zero if something was heard since the oldest went out.
-    pub fn silence(&mut self, last_rx_us: u64, now_us: u64) -> u64 {
+    /// How long our probes have met silence; zero if something was heard since the oldest went out. When the
+    /// peer says that it does not hear us (`accused`), only answers count: the other direction may be well.
+    pub fn silence(&mut self, last_rx_us: u64, accused: bool, now_us: u64) -> u64 {
+        let last_rx_us = if accused { self.last_answer_us } else { last_rx_us };
         if self.waiting_since_us.is_some_and(|since| last_rx_us >= since) {
             self.waiting_since_us = None;
         }
@@ -86,6 +89,7 @@ impl Probe {
             self.rtt_us = (7 * self.rtt_us + sample) / 8;
         }
         self.answered += 1;
+        self.last_answer_us = now_us;
         true
     }
 }
@@ -132,9 +136,25 @@ pub struct DatagramLink {
     pub sealer: Option<DatagramSealer>,
     pub opener: Mutex<Option<DatagramOpener>>,
     pub outlet: Outlet,
+    /// When inner packets last came and went: the reflex's evidence.
+    pub media_rx_us: AtomicU64,
+    pub media_tx_us: AtomicU64,
+    /// A timer looks after this path.
+    pub watched: AtomicBool,
 }
 
 impl DatagramLink {
+    pub fn new(sealer: Option<DatagramSealer>, opener: Option<DatagramOpener>, outlet: Outlet) -> Self {
+        Self {
+            sealer,
+            opener: Mutex::new(opener),
+            outlet,
+            media_rx_us: AtomicU64::new(0),
+            media_tx_us: AtomicU64::new(0),
+            watched: AtomicBool::new(false),
+        }
+    }
+
     /// The socket to send with from this worker, and whether an address has to be given.
     #[inline]
     pub fn socket(&self, worker: usize) -> Option<(RawFd, bool)> {
@@ -172,7 +192,7 @@ pub struct Tunnel {
     pub probe: Mutex<Probe>,
     pub born_us: u64,
     pub last_rx_us: AtomicU64,
-    /// Reported silent; the next authentic byte is news.
+    /// Reported silent; the next answer to a probe is news.
     pub silent: AtomicBool,
     tsid: AtomicU64,
     session: ArcSwapOption<Session>,
@@ -250,11 +270,10 @@ impl Tunnel {
         self.session.store(session);
     }
 
-    /// Authentic bytes came in. True if the tunnel had been reported silent.
+    /// Authentic bytes came in.
     #[inline]
-    pub fn heard(&self, now_us: u64) -> bool {
+    pub fn heard(&self, now_us: u64) {
         self.last_rx_us.store(now_us, Ordering::Relaxed);
-        self.silent.load(Ordering::Relaxed) && self.silent.swap(false, Ordering::Relaxed)
     }
 }
 

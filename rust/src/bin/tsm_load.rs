@@ -393,16 +393,16 @@ fn receive(options: &Options) -> Result<String, String> {
 }
 
 fn drain(fd: i32, batch: &mut RecvBatch, sink: &mut Sink) {
-    while let Ok(count) = batch.receive(fd) {
+    while let Ok((count, more)) = batch.receive(fd) {
         let (now, now_ns) = (Instant::now(), monotonic_ns());
         for index in 0..count {
-            if let Some((payload, _)) = batch.get(index) {
+            for payload in batch.get(index).into_iter().flat_map(|(datagrams, _)| datagrams) {
                 sink.take(payload, now_ns);
             }
         }
         sink.first.get_or_insert(now);
         sink.last = now;
-        if count < _core::limits::BATCH {
+        if !more {
             return;
         }
     }

@@ -1,6 +1,7 @@
 //! The flat tables that Python's decisions become. The packet path only reads them (and counts in them).
 
 pub mod detect;
+pub mod doubt;
 pub mod flows;
 pub mod nat;
 pub mod relays;

@@ -8,6 +8,7 @@ use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 
 use super::detect::Detector;
+use super::doubt::Doubt;
 use super::flows::FlowTable;
 use crate::capture::Capture;
 use crate::tunnel::Tunnel;
@@ -84,6 +85,7 @@ pub struct Session {
     pub upstream: Option<Policer>,
     pub downstream: Option<Policer>,
     pub flows: FlowTable,
+    pub doubt: Doubt,
     /// Looks for media in what a TUN device sends.
     pub detector: Detector,
     pub drops: SessionDrops,
@@ -104,6 +106,7 @@ impl Session {
             upstream: None,
             downstream: None,
             flows: FlowTable::default(),
+            doubt: Doubt::default(),
             detector: Detector::default(),
             drops: SessionDrops::default(),
             stream: ArcSwapOption::empty(),

@@ -275,7 +275,7 @@ impl Conn {
             let opened = keys.1.open_record(record).map_err(|e| bad_record(forwarder, e.name()))?;
             done += length;
             self.tunnel.rx.records.fetch_add(1, Ordering::Relaxed);
-            control::heard(forwarder, &self.tunnel);
+            self.tunnel.heard(forwarder.now_us);
             match opened {
                 Record::Data(range) => {
                     if let Some(plain) = record.get_mut(range) {
@@ -299,7 +299,7 @@ impl Conn {
 
     /// On plain TCP the bytes are the frames.
     fn digest_plain(&mut self, forwarder: &mut Forwarder, bytes: &mut [u8]) -> Result<usize, End> {
-        control::heard(forwarder, &self.tunnel);
+        self.tunnel.heard(forwarder.now_us);
         self.digest_frames(forwarder, bytes)?;
         Ok(bytes.len())
     }

@@ -2,13 +2,14 @@
 //! answered here, other control messages go up.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::boundary::Event;
 use crate::counters::Counter;
 use crate::egress::Class;
 use crate::forward::Forwarder;
 use crate::frame::{
-    ControlHead, Frame, FrameError, KEEPALIVE_REQUEST, KEEPALIVE_RESPONSE, PROBE_SEQUENCE_BIT,
+    ControlHead, Frame, FrameError, KEEPALIVE_REQUEST, KEEPALIVE_RESPONSE, PATH_ALERT, PROBE_SEQUENCE_BIT,
     UNASSIGNED_TSID, answer_keepalive, next_frame,
 };
 use crate::tunnel::Tunnel;
@@ -33,6 +34,12 @@ pub fn frames(forwarder: &mut Forwarder, tunnel: &Arc<Tunnel>, data: &mut [u8]) 
             Ok(Frame::Inner(length)) => {
                 if let Some(packet) = rest.get_mut(..length) {
                     forwarder.from_tunnel(tunnel, packet);
+                }
+                at += length;
+            }
+            Ok(Frame::Sequenced(length)) => {
+                if let Some(frame) = rest.get_mut(..length) {
+                    forwarder.from_both_paths(tunnel, frame);
                 }
                 at += length;
             }
@@ -72,9 +79,18 @@ fn control(forwarder: &mut Forwarder, tunnel: &Arc<Tunnel>, message: &mut [u8]) 
     }
     match head.kind {
         KEEPALIVE_REQUEST => answer(forwarder, tunnel, message),
+        PATH_ALERT => {
+            // The peer no longer hears us on the datagram tunnel: send by both until it says no more.
+            if let Some(session) = tunnel.session().as_ref() {
+                session.doubt.accuse(forwarder.now_us);
+                forwarder.counters.add(Counter::PathAlertHeard);
+            }
+        }
         KEEPALIVE_RESPONSE if head.sequence & PROBE_SEQUENCE_BIT != 0 => {
             let now = forwarder.engine.now_us();
-            tunnel.probe.lock().answered(head.sequence & !PROBE_SEQUENCE_BIT, now);
+            if tunnel.probe.lock().answered(head.sequence & !PROBE_SEQUENCE_BIT, now) {
+                answered(forwarder, tunnel);
+            }
         }
         _ => {
             if !forwarder.engine.events.offer_control(tunnel.id, message) {
@@ -99,10 +115,10 @@ fn answer(forwarder: &mut Forwarder, tunnel: &Arc<Tunnel>, message: &mut [u8]) {
     });
 }
 
-/// Authentic bytes came in on a tunnel.
-#[inline]
-pub fn heard(forwarder: &Forwarder, tunnel: &Tunnel) {
-    if tunnel.heard(forwarder.now_us) && !forwarder.engine.events.push(Event::Alive { tunnel: tunnel.id }) {
+/// A probe has come back: the tunnel carries both ways, which hearing something does not prove.
+fn answered(forwarder: &Forwarder, tunnel: &Tunnel) {
+    let was_silent = tunnel.silent.swap(false, Ordering::Relaxed);
+    if was_silent && !forwarder.engine.events.push(Event::Alive { tunnel: tunnel.id }) {
         forwarder.counters.add(Counter::EventQueueFull);
     }
 }

@@ -13,7 +13,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ahash::RandomState;
-use parking_lot::Mutex;
 
 use super::control::{self, Progress as Run};
 use super::timers::{Due, Timers};
@@ -197,8 +196,8 @@ impl Datagrams {
                 return;
             };
             let (fd, server) = (port.fd, port.dial.as_ref().and(port.peers.keys().next().copied()));
-            let count = match batch.receive(fd) {
-                Ok(count) => count,
+            let (count, more) = match batch.receive(fd) {
+                Ok(received) => received,
                 Err(error) if error.raw_os_error() == Some(libc::ECONNREFUSED) => {
                     if let Some(server) = server {
                         self.end(
@@ -214,16 +213,19 @@ impl Datagrams {
                 Err(_) => return,
             };
             for index in 0..count {
-                let datagram = match server {
-                    Some(server) => batch.payload(index).map(|data| (data, server)),
+                let slot = match server {
+                    Some(server) => batch.payload(index).map(|datagrams| (datagrams, server)),
                     None => batch.get(index),
                 };
-                match datagram {
-                    Some((data, peer)) => self.on_datagram(id, peer, data, forwarder, timers),
-                    None => forwarder.counters.add(Counter::DatagramTruncated),
+                let Some((datagrams, peer)) = slot else {
+                    forwarder.counters.add(Counter::DatagramTruncated);
+                    continue;
+                };
+                for data in datagrams {
+                    self.on_datagram(id, peer, data, forwarder, timers);
                 }
             }
-            if count < crate::limits::BATCH {
+            if !more {
                 return;
             }
         }
@@ -512,7 +514,7 @@ impl Datagrams {
         };
         let outlet = Outlet { sockets: Arc::clone(&port.outlet), addressed };
         let (sealer, opener) = keys.map_or((None, None), |keys| (Some(keys.tx), Some(keys.rx)));
-        let link = Link::Datagram(Box::new(DatagramLink { sealer, opener: Mutex::new(opener), outlet }));
+        let link = Link::Datagram(Box::new(DatagramLink::new(sealer, opener, outlet)));
         let local = sys::local_address(port.fd).unwrap_or(from);
         let listener = port.dial.is_none().then_some(id);
         let tunnel = Arc::new(Tunnel::new(tunnel, listener, from, local, link, forwarder.now_us));
@@ -628,6 +630,7 @@ fn new_listener(forwarder: &Forwarder) -> Option<DtlsListener> {
 /// Big buffers, so that a late turn of the thread loses nothing. Refusals leave the kernel's defaults.
 fn tune(fd: RawFd) {
     let _ = sys::set_nonblocking(fd);
+    sys::merge_datagrams(fd);
     let size = UDP_BUFFER as libc::c_int;
     for (force, plain) in [(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF), (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF)] {
         if sys::set_option(fd, libc::SOL_SOCKET, force, size).is_err() {
@@ -663,7 +666,7 @@ impl Peer {
         };
         let mut opener = link.opener.lock();
         let Some(opener) = opener.as_mut() else {
-            control::heard(forwarder, &tunnel);
+            tunnel.heard(forwarder.now_us);
             run(forwarder, &tunnel, data);
             return Fate::Lives;
         };
@@ -675,7 +678,7 @@ impl Peer {
                         self.shake = None;
                     }
                     tunnel.rx.records.fetch_add(1, Ordering::Relaxed);
-                    control::heard(forwarder, &tunnel);
+                    tunnel.heard(forwarder.now_us);
                     run(forwarder, &tunnel, plain);
                 }
                 Ok(Opened::Close) => return Fate::Ended("peer-closed", String::new()),

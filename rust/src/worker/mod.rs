@@ -22,6 +22,7 @@ use crate::forward::Forwarder;
 use crate::limits::{BATCH, DATAGRAM_SLOT};
 use crate::sys::{READABLE, Ready, ReadyList, RecvBatch};
 use crate::tables::detect::MediaPort;
+use crate::tables::doubt::WATCH_US;
 use crate::tunnel::Tunnel;
 
 use datagrams::Datagrams;
@@ -167,6 +168,7 @@ impl Worker {
                 self.streams.close(tunnel, reason, &mut self.forwarder, &mut self.timers);
                 self.datagrams.close(tunnel, reason, &mut self.forwarder);
             }
+            Command::Watch { tunnel } => self.forwarder.to_watch.push(tunnel),
             Command::Arm { tunnel } => self.timers.arm(&tunnel, self.forwarder.now_us),
             Command::Shutdown { flush_ms } => {
                 self.stop_at_us = Some(self.forwarder.now_us + flush_ms * 1_000);
@@ -229,6 +231,7 @@ impl Worker {
                 Due::Handshake { port, peer } => {
                     self.datagrams.on_timer(port, peer, &mut self.forwarder, &mut self.timers);
                 }
+                Due::Watch(tunnel) => self.timers.watch(&tunnel, &mut self.forwarder),
                 Due::Keepalive(tunnel) => self.timers.keepalive(&tunnel, &mut self.forwarder),
                 Due::Idle(tunnel) => self.timers.idle(&tunnel, &self.forwarder),
             }
@@ -256,6 +259,9 @@ impl Worker {
     }
 
     fn flush(&mut self) {
+        while let Some(tunnel) = self.forwarder.to_watch.pop() {
+            self.timers.at(self.forwarder.now_us + WATCH_US, Due::Watch(tunnel));
+        }
         while let Some(tunnel) = self.forwarder.dirty.pop() {
             self.streams.flush(tunnel.id, &mut self.forwarder, &mut self.timers);
         }

@@ -11,7 +11,8 @@ use crate::boundary::Event;
 use crate::counters::Counter;
 use crate::egress::Class;
 use crate::forward::Forwarder;
-use crate::frame::{PROBE_SEQUENCE_BIT, keepalive_request};
+use crate::frame::{PROBE_SEQUENCE_BIT, keepalive_request, path_alert};
+use crate::tables::doubt::{Finding, WATCH_US};
 use crate::tunnel::Tunnel;
 
 /// What is due.
@@ -30,6 +31,8 @@ pub enum Due {
         peer: SocketAddr,
     },
     Keepalive(Arc<Tunnel>),
+    /// Look whether a datagram tunnel with media on it is still heard.
+    Watch(Arc<Tunnel>),
     Idle(Arc<Tunnel>),
 }
 
@@ -108,7 +111,9 @@ impl Timers {
         let now = forwarder.now_us;
         let (sequence, silence) = {
             let mut probe = tunnel.probe.lock();
-            let silence = probe.silence(tunnel.last_rx_us.load(Ordering::Relaxed), now);
+            let accused =
+                tunnel.is_datagram() && tunnel.session().as_ref().is_some_and(|s| s.doubt.accused(now));
+            let silence = probe.silence(tunnel.last_rx_us.load(Ordering::Relaxed), accused, now);
             (probe.send(now), silence)
         };
         report_silence(tunnel, silence, forwarder);
@@ -122,6 +127,34 @@ impl Timers {
             forwarder.counters.add(drop);
         }
         self.at(now + interval * 1_000, Due::Keepalive(Arc::clone(tunnel)));
+    }
+
+    /// Look at a datagram tunnel that carries media; tell the peer when it has fallen silent.
+    pub fn watch(&mut self, tunnel: &Arc<Tunnel>, forwarder: &mut Forwarder) {
+        let Some(link) = tunnel.datagram() else { return };
+        let session = tunnel.session().clone();
+        let now = forwarder.now_us;
+        let (heard, rx, tx) = (
+            tunnel.last_rx_us.load(Ordering::Relaxed),
+            link.media_rx_us.load(Ordering::Relaxed),
+            link.media_tx_us.load(Ordering::Relaxed),
+        );
+        let finding = session.as_ref().map_or(Finding::Unused, |s| s.doubt.look(now, heard, rx, tx));
+        match finding {
+            Finding::Unused => {
+                link.watched.store(false, Ordering::Release);
+                return;
+            }
+            Finding::Silent { alert: true } => {
+                if let Some(stream) = session.and_then(|s| s.tunnel(false)) {
+                    let message = path_alert(stream.tsid(), PROBE_SEQUENCE_BIT);
+                    let sent = forwarder.queue_frame(&stream, Class::Signalling, &message);
+                    forwarder.counters.add(sent.err().unwrap_or(Counter::PathAlertSent));
+                }
+            }
+            Finding::Silent { alert: false } | Finding::Well => {}
+        }
+        self.at(now + WATCH_US, Due::Watch(Arc::clone(tunnel)));
     }
 
     /// Report a tunnel that has been silent for its time, or look again when it may have been.
