@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +27,7 @@ from opentsm.lab.serving import PASSWORD, USER, ServerProcess, make_credentials
 from opentsm.lab.topology import Lab, LabSpec
 from opentsm.lab.traffic import DatagramSink, MediaFlow, MediaReceiver, MediaSender, MediaSocket, send_all
 from opentsm.lab.waiting import until
+from opentsm.tasks import cancel, spawn
 from opentsm.types import Path as TunnelPath
 from opentsm.types import PathMode
 
@@ -38,6 +39,7 @@ PLAYOUT: Final = 0.060
 TALK_PORT: Final = 4000
 
 Say = Callable[[str], None]
+Meanwhile = Callable[[], Awaitable[None]]
 
 
 @dataclass
@@ -78,18 +80,23 @@ class Call:
     phone: tuple[str, int]
     phases: list[Phase] = field(default_factory=list)
 
-    async def talk(self, title: str, mark: str, seconds: float) -> Phase:
-        """Talk both ways for a while; the phase ends when what was sent has had time to arrive."""
+    async def talk(self, title: str, mark: str, seconds: float, meanwhile: Meanwhile | None = None) -> None:
+        """Talk both ways for a while, at least until ``meanwhile`` is over: nobody stops talking for us."""
         number = 2 * len(self.phases) + 1
         phase = Phase(title, mark, MediaFlow(number), MediaFlow(number + 1))
         self.phases.append(phase)
         self.at_core.expect(phase.up)
         self.at_phone.expect(phase.down)
         tagged = Tagged(self.voice)
-        senders = [MediaSender(tagged, phase.up), MediaSender(self.core, phase.down, self.phone)]
-        await send_all(senders, seconds=seconds)
         phase.paths = tagged.paths
-        return phase
+        senders = [MediaSender(tagged, phase.up), MediaSender(self.core, phase.down, self.phone)]
+        talking = spawn("demo-voice", send_all(senders))
+        try:
+            if meanwhile is not None:
+                await meanwhile()
+            await until(lambda: len(phase.up.sent) >= seconds * phase.up.rate, within=seconds + 60)
+        finally:
+            await cancel(talking)
 
 
 @asynccontextmanager
@@ -113,28 +120,32 @@ async def play(lab: Lab, server: ServerProcess, say: Say, seconds: float) -> lis
     """The whole story. Returns its phases."""
     firewall, address = lab.firewall(), lab["server"].ipv4
     async with a_call(lab, server) as call:
-        say(
-            f"tunnel up: inner address {call.tunnel.inner_address}, "
-            f"seen by the server as {call.tunnel.observed_address}"
-        )
+        inner = call.tunnel.inner_address
+        say(f"tunnel up: inner address {inner}, seen by the server as {call.tunnel.observed_address}")
         await call.talk("stream only", "on the stream", seconds)
-        say(f"{seconds:g} s on the TLS stream done; asking for the datagram tunnel in mid-call")
-        call.voice.set_mode(PathMode.DATAGRAM)
-        await call.tunnel.wait_ddt_enabled(call.voice)
-        say(
-            "media is on the datagram tunnel: DTLS, same port 443, "
-            f"same inner address {call.tunnel.inner_address}"
-        )
-        await call.talk("datagram tunnel", "moved to the DDT", seconds)
-        say("the firewall stops passing UDP, silently")
-        firewall.apply(tcp_443_only(address))
-        await call.talk("UDP blocked", "UDP blocked", seconds / 2)
-        await until(lambda: call.voice.path is TunnelPath.STREAM, what="the fall-back")
-        say("media is back on the stream by itself")
-        firewall.apply(tcp_udp_443(address))
-        await until(lambda: call.voice.path is TunnelPath.DATAGRAM, within=60, what="the return of the DDT")
-        say("UDP passes again, and media has returned to the datagram tunnel by itself")
-        await call.talk("UDP back", "back on the DDT", seconds / 2)
+
+        async def move() -> None:
+            say(f"{seconds:g} s on the TLS stream done; asking for the datagram tunnel in mid-call")
+            call.voice.set_mode(PathMode.DATAGRAM)
+            await call.tunnel.wait_ddt_enabled(call.voice)
+            say(f"media is on the datagram tunnel: DTLS, same port 443, same inner address {inner}")
+
+        async def block() -> None:
+            say("the firewall stops passing UDP, silently")
+            await asyncio.to_thread(firewall.apply, tcp_443_only(address))
+            await until(lambda: call.voice.path is TunnelPath.STREAM, what="the fall-back")
+            say("media is back on the stream by itself")
+
+        async def unblock() -> None:
+            await asyncio.to_thread(firewall.apply, tcp_udp_443(address))
+            await until(
+                lambda: call.voice.path is TunnelPath.DATAGRAM, within=60, what="the return of the DDT"
+            )
+            say("UDP passes again, and media has returned to the datagram tunnel by itself")
+
+        await call.talk("moved to datagram", "DDT asked for", seconds, move)
+        await call.talk("UDP blocked", "UDP blocked", seconds / 2, block)
+        await call.talk("UDP back", "UDP open again", seconds / 2, unblock)
         # What is on its way when the last word is spoken still counts.
         await asyncio.sleep(4 * ROUND_TRIP)
         return call.phases
