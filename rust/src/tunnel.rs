@@ -101,8 +101,9 @@ pub struct Wishes {
     pub silent_ms: AtomicU32,
     pub idle_ms: AtomicU32,
     pub media_age_ms: AtomicU64,
+    /// When the next probe is due; zero: none. A timer entry that finds another time here is of the past.
+    pub keepalive_next_us: AtomicU64,
     /// A timer entry stands for the wish already.
-    pub keepalive_armed: AtomicBool,
     pub idle_armed: AtomicBool,
 }
 

@@ -42,6 +42,15 @@ pub struct UserPlane {
     event_fd: i32,
 }
 
+/// An `OSError` with its number, so that Python makes the right subclass of it.
+fn os_error(error: &std::io::Error) -> PyErr {
+    PyOSError::new_err((error.raw_os_error().unwrap_or(libc::EIO), error.to_string()))
+}
+
+fn os_code(code: i32) -> PyErr {
+    os_error(&std::io::Error::from_raw_os_error(code))
+}
+
 fn value_error(message: impl Into<String>) -> PyErr {
     PyValueError::new_err(message.into())
 }
@@ -74,7 +83,7 @@ fn adopt_all(fds: &[i32]) -> PyResult<Vec<OwnedFd>> {
     if fds.is_empty() {
         return Err(value_error("at least one file descriptor is needed"));
     }
-    Ok(fds.iter().map(|fd| crate::sys::adopt(*fd)).collect::<std::io::Result<_>>()?)
+    fds.iter().map(|fd| crate::sys::adopt(*fd)).collect::<std::io::Result<_>>().map_err(|e| os_error(&e))
 }
 
 fn interned(reason: &str) -> &'static str {
@@ -135,7 +144,7 @@ impl UserPlane {
     #[new]
     #[pyo3(signature = (*, workers = 1))]
     fn new(workers: usize) -> PyResult<Self> {
-        let running = Running::start(workers)?;
+        let running = Running::start(workers).map_err(|e| os_error(&e))?;
         let engine = Arc::clone(&running.engine);
         let event_fd = engine.events.fd();
         Ok(Self {
@@ -249,7 +258,7 @@ impl UserPlane {
         let listener = self.engine.new_id(0);
         self.engine.stream_listeners.lock().insert(listener, Arc::clone(&shared));
         for (worker, fd) in fds.into_iter().enumerate().take(self.engine.inboxes.len()) {
-            crate::sys::set_nonblocking(std::os::fd::AsRawFd::as_raw_fd(&fd))?;
+            crate::sys::set_nonblocking(std::os::fd::AsRawFd::as_raw_fd(&fd)).map_err(|e| os_error(&e))?;
             self.order(worker, Command::ListenStream { listener, fd, shared: Arc::clone(&shared) });
         }
         Ok(listener)
@@ -282,7 +291,7 @@ impl UserPlane {
 
     #[pyo3(signature = (fd, *, tls_profile, server_name = ""))]
     fn attach_stream(&self, fd: i32, tls_profile: Option<u64>, server_name: &str) -> PyResult<u64> {
-        let fd = crate::sys::adopt(fd)?;
+        let fd = crate::sys::adopt(fd).map_err(|e| os_error(&e))?;
         let profile = tls_profile.map(|id| self.client_profile(id)).transpose()?;
         let worker = self.engine.pick_worker();
         let tunnel = self.engine.new_id(worker);
@@ -300,7 +309,7 @@ impl UserPlane {
         stream: u64,
         rtt_hint_ms: u32,
     ) -> PyResult<u64> {
-        let fd = crate::sys::adopt(fd)?;
+        let fd = crate::sys::adopt(fd).map_err(|e| os_error(&e))?;
         let stream = self.tunnel(stream)?;
         let session = stream.session().as_ref().map(|s| s.id);
         let session = session.ok_or_else(|| value_error("the stream tunnel belongs to no session yet"))?;
@@ -325,7 +334,7 @@ impl UserPlane {
         if self.engine.reservations.insert(tsid, row, now_ms) {
             return Ok(());
         }
-        Err(PyOSError::new_err("too many datagram tunnels are reserved"))
+        Err(os_code(libc::ENOBUFS))
     }
 
     fn unreserve(&self, tsid: u64) {
@@ -396,7 +405,10 @@ impl UserPlane {
 
     fn capture(&self, py: Python<'_>, session: u64, path: Option<&str>) -> PyResult<()> {
         let session = self.session(session)?;
-        let new = path.map(|path| Capture::open(Path::new(path)).map(Arc::new)).transpose()?;
+        let new = path
+            .map(|path| Capture::open(Path::new(path)).map(Arc::new))
+            .transpose()
+            .map_err(|e| os_error(&e))?;
         if let Some(old) = session.capture.swap(new) {
             py.detach(|| old.finish());
         }
@@ -422,7 +434,7 @@ impl UserPlane {
         if self.session(session)?.flows.set(key, mode, media) {
             return Ok(());
         }
-        Err(PyOSError::new_err("the session's steering table is full"))
+        Err(os_code(libc::ENOBUFS))
     }
 
     #[pyo3(signature = (session, *, protocol, port, ipv6 = false, far = None))]
@@ -476,7 +488,7 @@ impl UserPlane {
     fn add_tun(&self, fds: Vec<i32>, session: Option<u64>) -> PyResult<u64> {
         let queues = adopt_all(&fds)?;
         for queue in &queues {
-            crate::sys::set_nonblocking(std::os::fd::AsRawFd::as_raw_fd(queue))?;
+            crate::sys::set_nonblocking(std::os::fd::AsRawFd::as_raw_fd(queue)).map_err(|e| os_error(&e))?;
         }
         let session = session.map(|id| self.session(id)).transpose()?;
         let tun = Arc::new(Tun { id: self.engine.new_id(0), queues, session });
@@ -561,8 +573,8 @@ impl UserPlane {
         let id = self.engine.new_id(0);
         match self.engine.sockets.bind(id, session, address, port, queue) {
             Ok(socket) => Ok((id, socket.port)),
-            Err(BindError::InUse) => Err(std::io::Error::from_raw_os_error(libc::EADDRINUSE).into()),
-            Err(BindError::TooMany) => Err(std::io::Error::from_raw_os_error(libc::EMFILE).into()),
+            Err(BindError::InUse) => Err(os_code(libc::EADDRINUSE)),
+            Err(BindError::TooMany) => Err(os_code(libc::EMFILE)),
         }
     }
 
@@ -608,8 +620,8 @@ impl UserPlane {
         let id = self.engine.new_id(0);
         match self.engine.relays.open(id, locals, remotes, rtp) {
             Ok(()) => Ok(id),
-            Err(RelayError::InUse) => Err(std::io::Error::from_raw_os_error(libc::EADDRINUSE).into()),
-            Err(RelayError::TooMany) => Err(std::io::Error::from_raw_os_error(libc::EMFILE).into()),
+            Err(RelayError::InUse) => Err(os_code(libc::EADDRINUSE)),
+            Err(RelayError::TooMany) => Err(os_code(libc::EMFILE)),
         }
     }
 

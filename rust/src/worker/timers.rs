@@ -90,10 +90,11 @@ impl Timers {
     /// Start what the tunnel's wishes ask for and no entry stands for yet.
     pub fn arm(&mut self, tunnel: &Arc<Tunnel>, now_us: u64) {
         let wishes = &tunnel.wishes;
-        if wishes.keepalive_ms.load(Ordering::Acquire) > 0
-            && !wishes.keepalive_armed.swap(true, Ordering::AcqRel)
-        {
-            self.at(now_us, Due::Keepalive(Arc::clone(tunnel)));
+        let interval_us = u64::from(wishes.keepalive_ms.load(Ordering::Acquire)) * 1_000;
+        let next_us = wishes.keepalive_next_us.load(Ordering::Acquire);
+        // A shorter interval takes effect at once, a longer one after the probe that is due.
+        if interval_us > 0 && (next_us == 0 || next_us > now_us + interval_us) {
+            self.schedule_keepalive(tunnel, if next_us == 0 { now_us } else { now_us + interval_us });
         }
         let idle_ms = wishes.idle_ms.load(Ordering::Acquire);
         if idle_ms > 0 && !wishes.idle_armed.swap(true, Ordering::AcqRel) {
@@ -101,14 +102,22 @@ impl Timers {
         }
     }
 
+    fn schedule_keepalive(&mut self, tunnel: &Arc<Tunnel>, at_us: u64) {
+        tunnel.wishes.keepalive_next_us.store(at_us.max(1), Ordering::Release);
+        self.at(at_us, Due::Keepalive(Arc::clone(tunnel)));
+    }
+
     /// Send a probe and look whether earlier ones met silence.
     pub fn keepalive(&mut self, tunnel: &Arc<Tunnel>, forwarder: &mut Forwarder) {
         let interval = u64::from(tunnel.wishes.keepalive_ms.load(Ordering::Acquire));
         if interval == 0 || forwarder.engine.tunnels.get(&tunnel.id).is_none() {
-            tunnel.wishes.keepalive_armed.store(false, Ordering::Release);
+            tunnel.wishes.keepalive_next_us.store(0, Ordering::Release);
             return;
         }
         let now = forwarder.now_us;
+        if tunnel.wishes.keepalive_next_us.load(Ordering::Acquire) > now {
+            return;
+        }
         let (sequence, silence) = {
             let mut probe = tunnel.probe.lock();
             let accused =
@@ -126,7 +135,7 @@ impl Timers {
         if let Err(drop) = sent {
             forwarder.counters.add(drop);
         }
-        self.at(now + interval * 1_000, Due::Keepalive(Arc::clone(tunnel)));
+        self.schedule_keepalive(tunnel, now + interval * 1_000);
     }
 
     /// Look at a datagram tunnel that carries media; tell the peer when it has fallen silent.
@@ -190,6 +199,25 @@ fn report_silence(tunnel: &Tunnel, silence_us: u64, forwarder: &Forwarder) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn tunnel() -> Arc<Tunnel> {
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
+        let link = crate::tunnel::Link::Stream(crate::tunnel::StreamLink::default());
+        Arc::new(Tunnel::new(1, None, nowhere, nowhere, link, 0))
+    }
+
+    #[test]
+    fn a_shorter_interval_takes_effect_at_once_and_a_longer_one_after_the_next_probe() {
+        let (mut timers, tunnel) = (Timers::default(), tunnel());
+        tunnel.wishes.keepalive_ms.store(5_000, Ordering::Release);
+        timers.schedule_keepalive(&tunnel, 5_000_000);
+        tunnel.wishes.keepalive_ms.store(200, Ordering::Release);
+        timers.arm(&tunnel, 1_000_000);
+        assert_eq!(timers.next(), Some(1_200_000));
+        tunnel.wishes.keepalive_ms.store(9_000, Ordering::Release);
+        timers.arm(&tunnel, 1_100_000);
+        assert_eq!(timers.next(), Some(1_200_000));
+    }
 
     #[test]
     fn things_fall_due_in_order_and_not_before() {
