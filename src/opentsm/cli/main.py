@@ -47,6 +47,8 @@ class CommandEntry:
 COMMANDS: Final = (
     CommandEntry("serve", "Run a TSM server.", "opentsm.cli.serve"),
     CommandEntry("connect", "Make a tunnel and show it live.", "opentsm.cli.connect"),
+    CommandEntry("up", "Give this machine a tunnel (TUN device; root).", "opentsm.cli.up"),
+    CommandEntry("run", "Run one program whose only way out is a tunnel.", "opentsm.cli.run"),
     CommandEntry("status", "Show a running server: tunnels, pools, services, drops.", "opentsm.cli.status"),
     CommandEntry("certs", "Make certificates: a development CA, servers, clients.", "opentsm.cli.certs"),
     CommandEntry("passwd", "Keep the file of accounts.", "opentsm.cli.passwd"),

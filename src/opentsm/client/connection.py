@@ -1,0 +1,467 @@
+"""One client session joined to the user plane, to time, and to the application.
+
+    dial -> ClientSession (decides) -> actions -> user plane
+                  ^                                   |
+                  +------- events, timers <-----------+
+
+Every input ends in ``_settle``: carry out the session's actions, arm one timer for its deadline. An action
+that makes a new input (a socket that cannot be opened, a callback that turns a switch) only adds actions; the
+outermost ``_settle`` carries them out, in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import random
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from opentsm.client import notifications as n
+from opentsm.client.address import ServerAddress
+from opentsm.client.binding import Bindings
+from opentsm.client.datagram import open_datagram_socket
+from opentsm.client.dial import Dialer, Dialled
+from opentsm.client.messages import MessageLogger
+from opentsm.client.monitor import Monitor
+from opentsm.client.planes import new_session_id
+from opentsm.client.settings import ConnectSettings
+from opentsm.client.statistics import Statistics, path_statistics
+from opentsm.client.telling import failure, told
+from opentsm.errors import RemoteProtocolError, TunnelClosedError, TunnelError
+from opentsm.protocol import actions as a
+from opentsm.protocol.client import ClientSession
+from opentsm.protocol.states import ClientDdt
+from opentsm.tasks import cancel, spawn
+from opentsm.types import Flow, IpAddress, Path, PathMode, Transport, Tsid
+from opentsm.userplane._core import (
+    ControlMessage,
+    DatagramReady,
+    PathAlive,
+    PathSilent,
+    TunnelClosed,
+    TunnelStats,
+)
+from opentsm.userplane.plane import Plane, TunnelEvent
+from opentsm.wire.codec import decode_untrusted, encode
+from opentsm.wire.messages import PathQuality
+
+if TYPE_CHECKING:
+    from opentsm.client.tun import TunDevice
+
+_log: Final = logging.getLogger(__name__)
+
+
+class Connection:
+    """A tunnel's engine room.
+
+    Args:
+        plane: the user plane to use. settings: who to connect to, and how. hub: whom to tell.
+        tun: where inner packets come from and go to, instead of sockets of this process.
+
+    Attributes:
+        counts: control messages dropped, by name.
+        dialled: the stream connection that is, or was last, in use.
+        last_error: why the last attempt to come back failed; empty when none did.
+    """
+
+    def __init__(
+        self,
+        plane: Plane,
+        settings: ConnectSettings,
+        hub: n.NotificationHub,
+        tun: TunDevice | None = None,
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self.plane = plane
+        self.hub = hub
+        self.counts: Counter[str] = Counter()
+        self.dialled: Dialled | None = None
+        self.last_error = ""
+        self.available: bool | None = None
+        self.session = ClientSession(settings.session, fraction=random.random)
+        self.bindings = Bindings(plane, self)
+        self.plane_session: int | None = None
+        self.closed: asyncio.Future[a.Terminated] = loop.create_future()
+        self._loop = loop
+        self._settings = settings
+        self._tun = tun
+        self._dialer = Dialer(plane, tls=settings.tls, proxy=settings.proxy)
+        self._log = MessageLogger(settings.message_log)
+        self._monitor = Monitor(self, keepalive=settings.keepalive)
+        self._tunnels: dict[Path, int] = {}
+        self._up: asyncio.Future[None] = loop.create_future()
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._captures = 0
+        self._settling = False
+        self._ended: a.Terminated | None = None
+
+    # -- life -------------------------------------------------------------------------------------------
+
+    async def open(self, servers: tuple[ServerAddress, ...]) -> None:
+        """Connect and be configured.
+
+        Raises:
+            ConnectError: no server could be reached, or what was reached did not go on.
+            RefusedError: the server said no.
+        """
+        self._servers = servers
+        self._take(await self._dialer.dial(servers))
+        await self._up
+
+    async def close(self) -> None:
+        """Release the tunnel and wait until that is done (at most RELEASE_TIMEOUT)."""
+        self.session.close(self._loop.time())
+        self._settle()
+        await self.closed
+        await cancel(*self._tasks.values())
+
+    def abort(self) -> None:
+        """End at once, without a word to the server beyond the closing of the connection."""
+        if not self.closed.done():
+            self._finish(a.Terminated("local-close"))
+
+    # -- what the application may ask ---------------------------------------------------------------------
+
+    @property
+    def addresses(self) -> tuple[IpAddress, ...]:
+        configuration = self.session.configuration
+        return configuration.lease.addresses if configuration else ()
+
+    def require_session(self) -> int:
+        """The user plane's session, or TunnelClosedError when there is none."""
+        if self.plane_session is None:
+            reason = self._ended.reason if self._ended else "not connected"
+            raise TunnelClosedError(f"the tunnel is closed: {reason}")
+        return self.plane_session
+
+    def set_mode(self, flow: Flow, mode: PathMode) -> None:
+        now = self._loop.time()
+        self.session.set_mode(flow, mode, now)
+        self._monitor.flows_changed()
+        if mode is PathMode.AUTO and self._monitor.auto_path is not None:
+            self.session.use_path(flow, self._monitor.auto_path, now)
+        self._settle()
+
+    def unset(self, flow: Flow) -> None:
+        self.session.unset(flow, self._loop.time())
+        self._monitor.flows_changed()
+        self._settle()
+
+    def path(self, flow: Flow) -> Path:
+        return self.session.path(flow)
+
+    def want_ddt(self, wanted: bool) -> None:
+        self.session.want_ddt(wanted, self._loop.time())
+        self._settle()
+
+    def use_path(self, flow: Flow, path: Path) -> None:
+        self.session.use_path(flow, path, self._loop.time())
+        self._settle()
+
+    def send_quality(self, reports: tuple[PathQuality, ...], now: float) -> None:
+        self.session.send_quality(reports, now)
+        self._settle()
+
+    def tunnel(self, path: Path) -> int | None:
+        """The user plane's id of the tunnel of this path."""
+        return self._tunnels.get(path)
+
+    def tunnel_stats(self, path: Path) -> TunnelStats | None:
+        tunnel = self._tunnels.get(path)
+        if tunnel is None:
+            return None
+        try:
+            return self.plane.core.tunnel_stats(tunnel)
+        except KeyError:  # gone, the event is on its way
+            return None
+
+    def statistics(self) -> Statistics:
+        drops: dict[str, int] = {}
+        if self.plane_session is not None:
+            with contextlib.suppress(KeyError):
+                drops = self.plane.core.session_drops(self.plane_session)
+        up = self.session.ddt_state in (ClientDdt.UP, ClientDdt.SILENT, ClientDdt.LINGERING)
+        return Statistics(
+            stream=path_statistics(Path.STREAM, self.tunnel_stats(Path.STREAM)),
+            datagram=path_statistics(Path.DATAGRAM, self.tunnel_stats(Path.DATAGRAM) if up else None),
+            session_drops={name: count for name, count in drops.items() if count},
+            control_drops=dict(self.counts + self.session.counts),
+        )
+
+    # -- inputs -----------------------------------------------------------------------------------------
+
+    def _take(self, dialled: Dialled) -> None:
+        """A stream connection is up: it is the session's from now on."""
+        self.dialled = dialled
+        self.last_error = ""
+        tunnel = dialled.opening.tunnel
+        self._tunnels[Path.STREAM] = tunnel
+        self.session.stream_ready(self._loop.time(), binding=dialled.binding)
+        dialled.opening.adopt(functools.partial(self._on_event, Path.STREAM))
+        self._settle()
+
+    def _on_event(self, path: Path, event: TunnelEvent) -> None:
+        if self._tunnels.get(path) != event.tunnel:
+            return
+        now = self._loop.time()
+        if isinstance(event, ControlMessage):
+            self._receive(path, event.data, now)
+        elif isinstance(event, TunnelClosed):
+            del self._tunnels[path]
+            detail = f"{event.reason}: {event.detail}" if event.detail else event.reason
+            _log.info("%s tunnel closed: %s", path.name.lower(), detail)
+            self.last_error = detail
+            self._monitor.lost(path)
+            self.session.path_lost(path, event.reason, now)
+        elif isinstance(event, DatagramReady):
+            self._datagram_ready(event, now)
+        elif isinstance(event, PathSilent):
+            self.hub.publish(n.PathSilent(path, event.silent_ms / 1000))
+            self._monitor.lost(path)
+            self.session.path_silent(path, now)
+        elif isinstance(event, PathAlive):
+            self.hub.publish(n.PathAlive(path))
+            self.session.path_alive(path, now)
+        self._settle()
+
+    def _receive(self, path: Path, data: bytes, now: float) -> None:
+        try:
+            message = decode_untrusted(data)
+        except RemoteProtocolError as error:
+            self.counts[f"malformed-{error.reason}"] += 1
+            return
+        self._log.log("received", path, message)
+        self.session.receive(path, message, now)
+
+    def _datagram_ready(self, event: DatagramReady, now: float) -> None:
+        stats = self.tunnel_stats(Path.STREAM)
+        rtt = stats.tcp_rtt_us / 1e6 if stats is not None and stats.tcp_rtt_us else None
+        if not self.session.datagram_ready(Tsid(event.tsid), now, rtt=rtt):
+            self._drop(Path.DATAGRAM, "local-close")
+
+    def _on_timer(self) -> None:
+        self.session.tick(self._loop.time())
+        self._settle()
+
+    # -- actions ----------------------------------------------------------------------------------------
+
+    def _settle(self) -> None:
+        if self._settling:
+            return
+        self._settling = True
+        try:
+            while actions := self.session.actions():
+                for action in actions:
+                    _HANDLERS[type(action)](self, action)
+        finally:
+            self._settling = False
+        self._arm()
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        deadline = self.session.deadline()
+        if deadline is not None and not self.closed.done():
+            self._timer = self._loop.call_at(deadline.at, self._on_timer)
+
+    def _send(self, action: a.Send) -> None:
+        self._log.log("sent", action.path, action.message)
+        tunnel = self._tunnels.get(action.path)
+        if tunnel is None or not self.plane.core.send_control(tunnel, encode(action.message)):
+            self.counts["control-not-queued"] += 1
+
+    def _open_session(self, action: a.OpenSession) -> None:
+        if self.plane_session is not None:
+            new = ", ".join(map(str, action.addresses))
+            self.bindings.lose_all(
+                f"the server gave the tunnel another inner address ({new}): open a new socket and "
+                "tell the far end (a new SIP registration and offer)"
+            )
+            self._close_session()
+        self.plane_session = new_session_id()
+        self.plane.core.session_open(
+            self.plane_session,
+            role="client",
+            addresses=[str(address) for address in action.addresses],
+            sink="local" if self._tun is None else "route",
+        )
+        if self._tun is not None:
+            self._tun.opened(self, self.plane_session, action.addresses)
+        self._capture(self.plane_session)
+
+    def _capture(self, session: int) -> None:
+        """A session with another address gets a file of its own: the first one is not written over."""
+        path = self._settings.pcap
+        if path is None:
+            return
+        name = path if self._captures == 0 else f"{path}.{self._captures}"
+        self._captures += 1
+        try:
+            self.plane.core.capture(session, name)
+        except OSError as error:
+            _log.error("no capture to %s: %s", name, error.strerror)
+
+    def _attach(self, path: Path, tsid: int) -> None:
+        tunnel = self._tunnels.get(path)
+        if tunnel is not None and self.plane_session is not None:
+            with contextlib.suppress(KeyError):  # just closed; the event is on its way
+                self.plane.core.attach(self.plane_session, tunnel, tsid)
+
+    def _attach_stream(self, action: a.AttachStream) -> None:
+        self._attach(Path.STREAM, action.tsid)
+
+    def _attach_datagram(self, action: a.AttachDatagram) -> None:
+        self._attach(Path.DATAGRAM, action.tsid)
+
+    def _open_datagram(self, action: a.OpenDatagram) -> None:
+        self._spawn("open-datagram", self._dial_datagram(action))
+
+    async def _dial_datagram(self, action: a.OpenDatagram) -> None:
+        """The pair's socket: the server's address and the same port number; behind a proxy, straight on."""
+        dialled = self.dialled
+        stream = self._tunnels.get(Path.STREAM)
+        if dialled is None or stream is None:
+            return
+        server = dialled.server
+        try:
+            remote = dialled.remote
+            if self._dialer.proxied:
+                remote = (await self._dialer.resolve(server.host, server.port))[0][1]
+            sock = open_datagram_socket(remote)
+            stats = self.tunnel_stats(Path.STREAM)
+            tunnel = self.plane.core.attach_datagram(
+                sock.detach(),
+                dtls=server.transport is Transport.TLS,
+                tsid=action.tsid,
+                stream=stream,
+                rtt_hint_ms=stats.tcp_rtt_us // 1000 if stats else 0,
+            )
+        except (OSError, KeyError, ValueError) as error:
+            _log.info("no datagram tunnel: %s", error)
+            self.session.path_lost(Path.DATAGRAM, "no-datagram-socket", self._loop.time())
+        else:
+            self._tunnels[Path.DATAGRAM] = tunnel
+            self.plane.watch_tunnel(tunnel, functools.partial(self._on_event, Path.DATAGRAM))
+        self._settle()
+
+    def _steer(self, action: a.Steer) -> None:
+        self._with_row(
+            action.flow, functools.partial(self.plane.core.steer, mode=int(action.mode), media=True)
+        )
+
+    def _unsteer(self, action: a.Unsteer) -> None:
+        self._with_row(action.flow, self.plane.core.unsteer)
+
+    def _with_row(self, flow: Flow, command: Callable[..., None]) -> None:
+        if self.plane_session is None:
+            return
+        far = None if flow.far is None else (str(flow.far[0]), flow.far[1])
+        command(self.plane_session, protocol=int(flow.protocol), port=flow.port, ipv6=flow.ipv6, far=far)
+
+    def _close_tunnel(self, action: a.CloseTunnel) -> None:
+        if action.path is Path.DATAGRAM and (task := self._tasks.pop("open-datagram", None)):
+            task.cancel()
+        self._drop(action.path, action.reason)
+
+    def _drop(self, path: Path, reason: str) -> None:
+        tunnel = self._tunnels.pop(path, None)
+        if tunnel is not None:
+            self._monitor.lost(path)
+            self.plane.unwatch_tunnel(tunnel)
+            self.plane.core.close(tunnel, reason=reason)
+
+    def _reconnect(self, action: a.Reconnect) -> None:
+        self._spawn("reconnect", self._come_back(action.after))
+
+    async def _come_back(self, after: float) -> None:
+        await asyncio.sleep(after)
+        # Only the server we were at has our session.
+        servers = self._servers
+        if self.dialled is not None:
+            servers = (self.dialled.server, *(s for s in servers if s != self.dialled.server))
+        try:
+            dialled = await self._dialer.dial(servers)
+        except TunnelError as error:
+            self.last_error = str(error)
+            _log.info("not back yet: %s", error)
+            self._tasks.pop("reconnect", None)
+            self.session.connect_failed("unreachable", self._loop.time())
+            self._settle()
+        else:
+            self._tasks.pop("reconnect", None)
+            self._take(dialled)
+
+    def _notify(self, action: a.Notify) -> None:
+        event = action.event
+        if isinstance(event, a.Terminated):
+            self._ended = event
+        elif isinstance(event, a.TunnelUp) and not self._up.done():
+            self._up.set_result(None)
+        elif isinstance(event, a.DdtAvailable):
+            self.available = event.available
+        elif isinstance(event, a.KeepaliveInterval):
+            self._monitor.keepalive(event.path, event.seconds)
+        elif isinstance(event, a.QualityReported):
+            self._monitor.reported(event.reports)
+        notification = told(event, self.bindings)
+        if notification is not None:
+            self.hub.publish(notification)
+        if isinstance(event, a.DdtUp | a.DdtDown | a.DdtEnabled | a.DdtDisabled):
+            self._monitor.flows_changed()
+
+    def _session_closed(self, action: a.SessionClosed) -> None:
+        self._finish(self._ended or a.Terminated(action.reason))
+
+    def _finish(self, ended: a.Terminated) -> None:
+        """Everything this connection holds goes; nothing comes after it."""
+        if self.closed.done():
+            return
+        self._ended = ended
+        self.closed.set_result(ended)
+        if not self._up.done():
+            self._up.set_exception(failure(ended, self.last_error))
+            self._up.exception()  # read: a caller who was cancelled does not come for it
+        for task in self._tasks.values():
+            task.cancel()
+        self._monitor.stop()
+        for path in tuple(self._tunnels):
+            self._drop(path, ended.reason)
+        self.bindings.lose_all(f"the tunnel is closed: {ended.reason}")
+        self._close_session()
+        self._log.close()
+        self.hub.end()
+        self._arm()
+
+    def _close_session(self) -> None:
+        session, self.plane_session = self.plane_session, None
+        if session is not None:
+            if self._tun is not None:
+                self._tun.closing()
+            self.plane.core.session_close(session)
+
+    def _spawn(self, name: str, coroutine: Any) -> None:
+        """One task of each name; a new one takes the older one's place."""
+        if older := self._tasks.get(name):
+            older.cancel()
+        self._tasks[name] = spawn(name, coroutine)
+
+
+_HANDLERS: Final[dict[type, Callable[[Connection, Any], None]]] = {
+    a.Send: Connection._send,
+    a.OpenSession: Connection._open_session,
+    a.AttachStream: Connection._attach_stream,
+    a.AttachDatagram: Connection._attach_datagram,
+    a.OpenDatagram: Connection._open_datagram,
+    a.Steer: Connection._steer,
+    a.Unsteer: Connection._unsteer,
+    a.CloseTunnel: Connection._close_tunnel,
+    a.Reconnect: Connection._reconnect,
+    a.Notify: Connection._notify,
+    a.SessionClosed: Connection._session_closed,
+}
