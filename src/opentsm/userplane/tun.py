@@ -29,8 +29,9 @@ _IFREQ: Final = struct.Struct("16sH22x")
 COMMAND_TIMEOUT: Final = 10.0
 """Seconds one `ip` command may take; it is done in milliseconds unless the machine is in trouble."""
 
-TX_QUEUE: Final = 1000
-"""Packets the kernel holds for us: 20 ms at 50,000 packets/s."""
+TX_QUEUE: Final = 10_000
+"""Packets the kernel may hold for us: half a second of 400 calls. It fills only while our thread waits for a
+processor, and then a late packet is worth more than a lost one."""
 
 
 class IpCommandError(PlatformError):
