@@ -8,8 +8,8 @@
 //!
 //! Both print one JSON object on standard output. Every payload carries its flow, its number within the flow
 //! and CLOCK_MONOTONIC in nanoseconds, so that one-way delays need both ends on one machine. A rate of 0 sends
-//! as fast as the kernel takes, a batch of each flow in turn; otherwise packets leave in groups of `--burst` at
-//! even intervals, round robin over the flows. Flow i sends from port PORT + i of `--from`. The sink prints `ready` on standard error once
+//! as fast as the kernel takes; otherwise packets leave at even intervals, in groups of `--burst`. A group is of
+//! one flow, the next group of the next flow. Flow i sends from port PORT + i of `--from`. The sink prints `ready` on standard error once
 //! it can receive, and ends when the time is up, the count is reached, or nothing came for `--quiet-ms` after
 //! the first packet. With `--poll-ms` it looks at its socket at intervals instead of being woken by it: waking
 //! it is work of whoever sends, which is the very process that a measurement of CPU time is about. Delays are
@@ -143,17 +143,9 @@ impl Source {
         Ok(Self { sockets, to, size, numbers, next_flow: 0, batch, sent: 0, refused: 0 })
     }
 
-    /// Build `count` packets, the next of each flow in turn, and give them to the kernel.
+    /// Build `count` packets of the next flow and give them to the kernel, which takes a group of one flow at a
+    /// fraction of the cost.
     fn emit(&mut self, count: u64) {
-        for _ in 0..count {
-            self.build();
-            self.next_flow = (self.next_flow + 1) % self.sockets.len();
-        }
-        self.flush();
-    }
-
-    /// The same with all of them in one flow, which the kernel takes at a fraction of the cost.
-    fn emit_run(&mut self, count: u64) {
         (0..count).for_each(|_| self.build());
         self.flush();
         self.next_flow = (self.next_flow + 1) % self.sockets.len();
@@ -219,7 +211,7 @@ fn send(options: &Options) -> Result<String, String> {
 
 fn saturate(source: &mut Source, count: u64, end: u64) {
     while source.sent + source.refused < count && monotonic_ns() < end {
-        source.emit_run(64.min(count - source.sent - source.refused));
+        source.emit(64.min(count - source.sent - source.refused));
     }
 }
 

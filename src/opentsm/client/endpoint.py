@@ -25,7 +25,8 @@ class TunnelDatagramTransport(asyncio.DatagramTransport):
 
     ``set_mode``, ``mode`` and ``path`` are the transport switch; ``drops`` counts datagrams that did not
     leave. A transport whose address the tunnel has lost calls ``error_received`` and then ``connection_lost``
-    with a TunnelClosedError that says why.
+    with a TunnelClosedError that says why. ``get_extra_info("received_path")``
+    is the path of the datagram that ``datagram_received`` is called with.
 
     Args:
         queue_bytes: how much waits on the stream now.
@@ -130,6 +131,7 @@ class TunnelDatagramTransport(asyncio.DatagramTransport):
 
     def received(self, data: bytes, source: SocketAddress, path: int) -> None:
         if not self._closing and self._remote in (None, source):
+            self._info["received_path"] = path
             self._protocol.datagram_received(data, source)
 
     def lost(self, error: TunnelClosedError) -> None:

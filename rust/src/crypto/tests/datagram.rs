@@ -130,7 +130,7 @@ impl Net {
     fn expire(&mut self) {
         let mut to_server = Datagrams::new();
         if let Some(left) = self.client.next_timeout() {
-            std::thread::sleep(left);
+            super::let_timer_expire(left);
         }
         self.client.on_timeout(&mut to_server).unwrap();
         self.carry(to_server);
@@ -199,7 +199,7 @@ fn the_servers_timer_sends_again() {
     net.carry(out);
     let mut again = Datagrams::new();
     let server = net.server.as_mut().unwrap();
-    std::thread::sleep(server.next_timeout().unwrap());
+    super::let_timer_expire(server.next_timeout().unwrap());
     server.on_timeout(&mut again).unwrap();
     assert!(!again.is_empty());
 }

@@ -197,7 +197,7 @@ fn a_repeated_finished_of_openssl_is_answered_after_the_keys_are_taken() {
     let mut out = Datagrams::new();
     // OpenSSL's own timer of one second.
     while out.is_empty() {
-        std::thread::sleep(super::super::openssl_ffi::next_timeout(peer.0.ssl()).unwrap());
+        super::let_timer_expire(super::super::openssl_ffi::next_timeout(peer.0.ssl()).unwrap());
         super::super::openssl_ffi::handle_timeout(&mut peer.0);
         for datagram in peer.take() {
             server.as_mut().unwrap().feed(&datagram, &mut out).unwrap();

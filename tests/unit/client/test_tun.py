@@ -1,0 +1,200 @@
+"""A TUN device as a tunnel's inner side.
+
+A pair of datagram sockets stands for the device: a packet that a program sends is read from it, whole, and
+what is written to it is what a program gets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+
+import pytest
+
+from opentsm import notifications as n
+from opentsm.admin.certificates import Issued
+from opentsm.client.tun import TunDevice, check_name, open_device
+from opentsm.client.tunnel import Tunnel, connect
+from opentsm.errors import ConfigError, PlatformError, RefusedError
+from opentsm.types import Code, Path, PathMode, Service
+from tests.unit.client.peer import ECHO_PORT, GATEWAY, Peer, running_peer, until
+
+VOICE_PORT = 40000
+
+
+def checksum(data: bytes) -> int:
+    data += b"\0" * (len(data) % 2)
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total = (total & 0xFFFF) + (total >> 16)
+    return ~(total + (total >> 16)) & 0xFFFF
+
+
+def packet(source: str, port: int, payload: bytes, to: tuple[str, int] = (GATEWAY, ECHO_PORT)) -> bytes:
+    """An IPv4 UDP packet (RFC 791, RFC 768; UDP checksum 0: none)."""
+    udp = struct.pack("!4H", port, to[1], 8 + len(payload), 0) + payload
+    addresses = IPv4Address(source).packed + IPv4Address(to[0]).packed
+    head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0) + addresses
+    return head[:10] + struct.pack("!H", checksum(head)) + head[12:] + udp
+
+
+def rtp(number: int, ssrc: int = 7) -> bytes:
+    return struct.pack("!BBHII", 0x80, 0, number, number * 160, ssrc) + bytes(160)
+
+
+@dataclass
+class Rig:
+    """A tunnel behind a device, and the kernel's end of it."""
+
+    tunnel: Tunnel
+    device: TunDevice
+    kernel: socket.socket
+
+    @property
+    def address(self) -> str:
+        return str(self.tunnel.inner_address)
+
+    def send(self, payload: bytes, port: int = VOICE_PORT) -> None:
+        self.kernel.send(packet(self.address, port, payload))
+
+    async def receive(self) -> bytes:
+        async with asyncio.timeout(30):
+            return await asyncio.get_running_loop().sock_recv(self.kernel, 2048)
+
+    async def echo(self, payload: bytes, port: int = VOICE_PORT) -> bytes:
+        """The answer's payload."""
+        self.send(payload, port)
+        return (await self.receive())[28:]
+
+
+@asynccontextmanager
+async def rigged(peer: Peer, ca: bytes, media: PathMode = PathMode.DATAGRAM) -> AsyncIterator[Rig]:
+    kernel, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    kernel.setblocking(False)
+    device = TunDevice(ours.detach(), media=media)
+    try:
+        async with connect(peer.url, ca=ca, tun=device) as tunnel:
+            yield Rig(tunnel, device, kernel)
+    finally:
+        device.close()
+        kernel.close()
+
+
+async def test_packets_go_through_with_the_leased_address(peer: Peer, ca: bytes) -> None:
+    async with rigged(peer, ca) as rig:
+        rig.send(b"hello")
+        answer = await rig.receive()
+        assert answer[12:20] == IPv4Address(GATEWAY).packed + IPv4Address(rig.address).packed
+        assert struct.unpack("!2H", answer[20:24]) == (ECHO_PORT, VOICE_PORT)
+        assert answer[28:] == b"hello"
+        assert rig.tunnel.statistics().stream.tx_packets == 1
+
+
+async def test_packets_with_another_source_stay_out_of_the_tunnel(peer: Peer, ca: bytes) -> None:
+    async with rigged(peer, ca) as rig:
+        rig.kernel.send(packet("10.99.0.77", VOICE_PORT, b"spoofed"))
+        assert await rig.echo(b"honest") == b"honest"
+        assert peer.echoed == 1
+        assert rig.tunnel.plane.core.counters()["drop_inner_spoofed_source"] == 1
+
+
+async def test_media_is_seen_and_moves_and_the_rest_stays(peer: Peer, ca: bytes) -> None:
+    async with rigged(peer, ca) as rig:
+        assert await rig.echo(b"REGISTER sip:x SIP/2.0", 5060) == b"REGISTER sip:x SIP/2.0"
+        moved = rig.tunnel.notifications()
+        for number in range(4):
+            assert await rig.echo(rtp(number)) == rtp(number)
+        async with asyncio.timeout(30):
+            enabled = await anext(_first(moved, n.DdtEnabled))
+        assert isinstance(enabled, n.DdtEnabled)
+        assert [owner.flow.port for owner in enabled.sockets if owner.flow] == [VOICE_PORT]
+        before = rig.tunnel.statistics()
+        for number in range(4, 14):
+            assert await rig.echo(rtp(number)) == rtp(number)
+        assert await rig.echo(b"BYE sip:x SIP/2.0", 5060) == b"BYE sip:x SIP/2.0"
+        after = rig.tunnel.statistics()
+        assert after.datagram.tx_packets - before.datagram.tx_packets == 10
+        assert after.datagram.rx_packets - before.datagram.rx_packets == 10
+        assert after.stream.tx_packets - before.stream.tx_packets == 1
+        assert [(flow.flow.port, flow.path) for flow in rig.device.flows] == [(VOICE_PORT, Path.DATAGRAM)]
+
+
+async def test_without_ddt_media_stays_where_it_was(certificate: Issued, ca: bytes) -> None:
+    async with running_peer(certificate, frozenset({Service.SIP})) as peer, rigged(peer, ca) as rig:
+        for number in range(10):
+            assert await rig.echo(rtp(number)) == rtp(number)
+        await until(lambda: rig.tunnel.ddt_available is False)
+        assert await rig.echo(rtp(10)) == rtp(10)
+        assert [flow.path for flow in rig.device.flows] == [Path.STREAM]
+
+
+async def test_who_wants_no_ddt_is_not_watched(peer: Peer, ca: bytes) -> None:
+    async with rigged(peer, ca, PathMode.STREAM) as rig:
+        for number in range(10):
+            assert await rig.echo(rtp(number)) == rtp(number)
+        assert (rig.device.flows, rig.tunnel.ddt_state) == ((), "absent")
+
+
+async def test_in_mode_auto_seen_media_is_judged(peer: Peer, ca: bytes) -> None:
+    async with rigged(peer, ca, PathMode.AUTO) as rig:
+        decided = rig.tunnel.notifications()
+        for number in range(4):
+            assert await rig.echo(rtp(number)) == rtp(number)
+        async with asyncio.timeout(30):
+            judged = await anext(_first(decided, n.PathDecided))
+        assert isinstance(judged, n.PathDecided)
+        assert rig.device.flows[0].path is judged.decision.path
+
+
+async def _first(stream: n.NotificationStream, kind: type[n.Notification]) -> AsyncIterator[n.Notification]:
+    async for one in stream:
+        if isinstance(one, kind):
+            yield one
+            return
+
+
+async def test_another_address_takes_the_old_ones_place_on_the_device(peer: Peer, ca: bytes) -> None:
+    async with rigged(peer, ca) as rig:
+        for number in range(4):
+            await rig.echo(rtp(number))
+        await until(lambda: bool(rig.device.flows))
+        old = rig.address
+        told = rig.tunnel.notifications()
+        # The server loses its memory: the resume is refused, and a new address is given.
+        peer.forget()
+        async with asyncio.timeout(30):
+            up = await anext(_first(told, n.TunnelUp))
+        assert isinstance(up, n.TunnelUp)
+        assert up.address_changed
+        assert rig.address != old
+        assert await rig.echo(b"again") == b"again"
+        assert rig.device.flows == ()
+
+
+def test_a_device_name_is_checked_before_the_kernel_is_asked() -> None:
+    assert check_name("tsm0") == "tsm0"
+    for bad in ("", "much-too-long-for-a-device", "a/b", "a b", ".."):
+        with pytest.raises(ConfigError, match="cannot be a network device's name"):
+            check_name(bad)
+
+
+def test_a_name_in_use_is_told_with_the_way_out() -> None:
+    with pytest.raises(PlatformError, match=r"network device lo already.*--name"):
+        open_device("lo")
+
+
+async def test_a_refusal_leaves_the_device_free(peer: Peer, ca: bytes) -> None:
+    peer.refuse = Code.NO_ADDRESS
+    kernel, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with kernel:
+        device = TunDevice(ours.detach())
+        with pytest.raises(RefusedError, match="no-address"):
+            await connect(peer.url, ca=ca, tun=device)
+        device.close()
+        kernel.setblocking(False)
+        with pytest.raises(ConnectionError):
+            kernel.send(b"x")
