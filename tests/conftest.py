@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Iterator
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 from opentsm.lab.privileges import skip_reason
@@ -36,3 +38,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if os.environ.get("OPENTSM_REQUIRE_NETNS") == "1":
         pytest.fail(f"{obstacle} (OPENTSM_REQUIRE_NETNS=1 forbids to skip)", pytrace=False)
     pytest.skip(obstacle)
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """A test that runs a command configures logging onto its own captured stderr, which ends with it."""
+    yield
+    structlog.reset_defaults()
