@@ -94,7 +94,6 @@ impl Forwarder {
         match session.sink {
             Sink::Route => self.route(Some(session), data, &meta, i8::from(datagram)),
             Sink::Local => self.deliver_local(Some(session), data, &meta, i8::from(datagram)),
-            Sink::Tun(tun) => self.deliver_tun(tun, data),
         }
     }
 

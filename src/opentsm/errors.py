@@ -32,9 +32,7 @@ class ConfigError(OpenTsmError):
         hint: what to do about it.
     """
 
-    def __init__(
-        self, message: str, *, source: str = "", line: int | None = None, hint: str = ""
-    ) -> None:
+    def __init__(self, message: str, *, source: str = "", line: int | None = None, hint: str = "") -> None:
         self.message = message
         self.source = source
         self.line = line

@@ -343,7 +343,7 @@ impl UserPlane {
 
     // -- sessions ------------------------------------------------------------------------------------
 
-    #[pyo3(signature = (session, *, role, addresses, sink = "route", tun = None, inter_client = true,
+    #[pyo3(signature = (session, *, role, addresses, sink = "route", inter_client = true,
                         upstream_rate = 0, downstream_rate = 0))]
     #[allow(clippy::too_many_arguments, reason = "keyword arguments of a Python call")]
     fn session_open(
@@ -352,7 +352,6 @@ impl UserPlane {
         role: &str,
         addresses: Vec<String>,
         sink: &str,
-        tun: Option<u64>,
         inter_client: bool,
         upstream_rate: u64,
         downstream_rate: u64,
@@ -364,11 +363,10 @@ impl UserPlane {
                 return Err(value_error(format!("role is server or client, not {other:?}")));
             }
         };
-        let sink = match (sink, tun) {
-            ("route", None) => Sink::Route,
-            ("local", None) => Sink::Local,
-            ("tun", Some(tun)) => Sink::Tun(tun),
-            _ => return Err(value_error("sink is route, local, or tun with a device")),
+        let sink = match sink {
+            "route" => Sink::Route,
+            "local" => Sink::Local,
+            other => return Err(value_error(format!("sink is route or local, not {other:?}"))),
         };
         if self.engine.sessions.get(&session).is_some() {
             return Err(value_error(format!("session {session} is open already")));

@@ -25,12 +25,10 @@ pub enum Role {
 /// Where packets out of the tunnel go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sink {
-    /// The routing table.
+    /// The routing table: a server's, or the one that leads to a client's TUN device.
     Route,
     /// UDP sockets of this process that belong to the session.
     Local,
-    /// A TUN device.
-    Tun(u64),
 }
 
 /// A token bucket in bytes: `rate` per second, one quarter of a second's worth (at least two full

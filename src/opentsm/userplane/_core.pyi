@@ -211,7 +211,8 @@ class UserPlane:
         key_pem: bytes | None = None,
         alpn: Sequence[str] = ("opentsm/1",),
         tls12: bool = True,
-        pin_sha256: bytes | None = None,  # SHA-256 of the server's leaf certificate (DER): accept this one only
+        # SHA-256 of the server's leaf certificate (DER): accept this one only
+        pin_sha256: bytes | None = None,
         verify: bool = True,
     ) -> int: ...
     # -- listeners and outgoing connections; the file descriptors become ours ---------------------
@@ -246,8 +247,7 @@ class UserPlane:
         *,
         role: str,  # "server": inner source must be one of addresses; "client": inner destination must
         addresses: Sequence[str],
-        sink: str = "route",  # server: "route"; client: "local" (UDP sockets here) or "tun"
-        tun: int | None = None,
+        sink: str = "route",  # "route": by the routing table (a server; a client's TUN device); "local": UDP sockets here
         inter_client: bool = True,  # False: packets to other sessions are dropped (inter-client-block)
         upstream_rate: int = 0,  # bytes/s the client may send; 0 = unlimited (tscf-data-flow)
         downstream_rate: int = 0,
@@ -275,7 +275,13 @@ class UserPlane:
         media: bool = True,
     ) -> None: ...
     def unsteer(
-        self, session: int, *, protocol: int, port: int, ipv6: bool = False, far: tuple[str, int] | None = None
+        self,
+        session: int,
+        *,
+        protocol: int,
+        port: int,
+        ipv6: bool = False,
+        far: tuple[str, int] | None = None,
     ) -> None: ...
     # -- routing of inner packets on a server -----------------------------------------------------
     def route_tun(self, prefix_text: str, tun: int) -> None: ...

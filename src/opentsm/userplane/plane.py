@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 EVENTS_PER_TURN: Final = 512
 """Events handled before the loop may do something else; the descriptor stays readable if there are more."""
 
-TunnelEvent = StreamReady | DatagramReady | ControlMessage | TunnelClosed | TunnelIdle | PathSilent | PathAlive
+TunnelEvent = (
+    StreamReady | DatagramReady | ControlMessage | TunnelClosed | TunnelIdle | PathSilent | PathAlive
+)
 TunnelHandler = Callable[[TunnelEvent], None]
 AcceptHandler = Callable[[StreamReady], None]
 SessionHandler = Callable[[DatagramReady], None]

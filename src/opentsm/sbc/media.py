@@ -1,0 +1,330 @@
+"""Media of one call: which of our ports stand for which m-line, compiled to relay rules and media flows.
+
+Each m-line has a pair of ports towards each party. A party's SDP says where it wants media; what the
+other party gets to see instead is our pair that faces *it*. So both directions are the same small rule, and
+who offers and who answers (RFC 3264) only decides *when* it takes effect: an offer in mid-call changes
+nothing until it is answered, so that a refused one leaves the call as it was.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from ipaddress import ip_address
+from typing import Final
+
+from opentsm.types import Flow, Protocol, SocketAddress
+
+from .actions import CloseRelay, MediaAction, MediaFlows, OpenRelay, RelayKey, UpdateRelay
+from .parties import Side
+from .sdp import Description, Endpoint, Place, endpoint_untrusted, is_address, rewrite
+
+PAIRS_PER_STREAM: Final = 2
+
+
+class NoPorts(Exception):
+    """The media port range is used up; the answer is 503."""
+
+
+class PortPool:
+    """Pairs of ports (even, odd), bounded. A released pair goes to the end of the queue, so that late packets
+    of an ended call meet nobody for as long as possible."""
+
+    def __init__(self, first: int, last: int) -> None:
+        even = first + first % 2
+        self._free = deque(range(even, last, 2))
+        self.size = len(self._free)
+
+    @property
+    def free(self) -> int:
+        return len(self._free)
+
+    def take(self) -> tuple[int, int]:
+        """Even ports of two pairs: towards the caller and towards the callee.
+
+        Raises:
+            NoPorts: fewer than two pairs are left.
+        """
+        if len(self._free) < PAIRS_PER_STREAM:
+            raise NoPorts
+        return self._free.popleft(), self._free.popleft()
+
+    def give_back(self, ports: tuple[int, int]) -> None:
+        self._free.extend(ports)
+
+
+@dataclass(frozen=True, slots=True)
+class Leg:
+    """One party as media sees it.
+
+    Args:
+        local: our address that faces it. addresses: its inner addresses, which cannot be forged; empty for
+            somebody on the core side, who may name any address.
+        source: where its SIP comes from.
+    """
+
+    local: str
+    addresses: tuple[str, ...]
+    source: str
+
+    def corrected(self, address: str) -> str:
+        """The address it must have meant: a tunnelled client receives on its own inner address only, so any
+        other (a softphone's Ethernet address, or somebody else's) is wrong."""
+        if not self.addresses:
+            return address if is_address(address) else self.source
+        if address in self.addresses:
+            return address
+        version = 6 if ":" in address else 4
+        same = [own for own in self.addresses if ip_address(own).version == version]
+        return same[0] if same else self.source
+
+
+@dataclass(slots=True)
+class _Stream:
+    """One m-line's ports, parties and open relays."""
+
+    ports: tuple[int, int] | None = None
+    remote: dict[Side, Endpoint] = field(default_factory=dict)
+    relays: dict[str, OpenRelay] = field(default_factory=dict)
+    generation: int = 0
+
+    def port(self, side: Side) -> int:
+        assert self.ports is not None
+        return self.ports[0 if side is Side.CALLER else 1]
+
+
+Wanted = tuple[Endpoint | None, ...]
+"""What a party's SDP asks for: one entry per m-line; None where we have nothing to relay."""
+
+
+class MediaSession:
+    """Media of one call.
+
+    Args:
+        call: serial number, for relay keys.
+        anchoring: whether media is relayed; else only addresses are corrected.
+
+    Attributes:
+        corrected: how many ``c=`` addresses were put right.
+    """
+
+    def __init__(self, call: int, ports: PortPool, caller: Leg, callee: Leg, *, anchoring: bool) -> None:
+        self.legs = {Side.CALLER: caller, Side.CALLEE: callee}
+        self.corrected = 0
+        self.codec = ""
+        self._call = call
+        self._ports = ports
+        self._anchoring = anchoring
+        self._streams: list[_Stream] = []
+        self._offer: tuple[Side, Wanted] | None = None
+        self._settled = False
+        self._announced: dict[Side, frozenset[Flow]] = {Side.CALLER: frozenset(), Side.CALLEE: frozenset()}
+
+    @property
+    def has_offer_from(self) -> Side | None:
+        """Who made the offer that is not answered yet."""
+        return self._offer[0] if self._offer else None
+
+    def set_leg(self, side: Side, leg: Leg) -> list[MediaAction]:
+        """Another phone of the callee's answers: it has other addresses, and the flows of the one before
+        are no longer media."""
+        before = self.legs[side]
+        if leg == before:
+            return []
+        self.legs[side] = leg
+        flows, self._announced[side] = self._announced[side], frozenset()
+        return [MediaFlows(before.source, _ordered(flows), active=False)] if flows else []
+
+    def offer(self, side: Side, description: Description) -> tuple[Description, list[MediaAction]]:
+        """An offer passes. Returns what the other party is to see, and what to do.
+
+        Raises:
+            NoPorts: the range is used up. RemoteProtocolError: it cannot be read.
+        """
+        wanted = self._read(side, description)
+        places = self._places(side, wanted)
+        self._offer = (side, wanted)
+        actions: list[MediaAction] = []
+        if not self._settled:
+            # Nothing is lost by a first offer that fails, and early media must find its way.
+            self._set(side, wanted)
+            actions = self._compile()
+        return self._rewritten(side, description, places), actions
+
+    def answer(self, side: Side, description: Description) -> tuple[Description, list[MediaAction]]:
+        """An answer passes: both sides' wishes take effect. Several may come to one offer (early media, then
+        the call itself, from one phone or from several); the last one counts.
+
+        Raises:
+            NoPorts, RemoteProtocolError: as ``offer``.
+        """
+        wanted = self._read(side, description)
+        places = self._places(side, wanted)
+        if self._offer is not None and self._offer[0] is side.other:
+            self._set(side.other, self._offer[1])
+        self._set(side, wanted)
+        if description.media:
+            self.codec = next((line.codec for line in description.media if line.port), self.codec)
+        return self._rewritten(side, description, places), self._compile()
+
+    def preview(self, side: Side, description: Description) -> Description:
+        """What the other party is to see of an SDP that takes no effect: one of a phone that was too late.
+
+        Raises:
+            NoPorts, RemoteProtocolError: as ``offer``.
+        """
+        return self._rewritten(side, description, self._places(side, self._read(side, description)))
+
+    def settle(self) -> None:
+        """The offer has its final answer; what comes next is a change."""
+        self._settled = True
+        self._offer = None
+
+    def discard_offer(self) -> None:
+        """The offer was refused: all stays as it was."""
+        self._offer = None
+
+    def close(self) -> list[MediaAction]:
+        """End everything and give the ports back."""
+        self._offer = None
+        for stream in self._streams:
+            stream.remote = {}
+        actions = self._compile()
+        for stream in self._streams:
+            if stream.ports is not None:
+                self._ports.give_back(stream.ports)
+                stream.ports = None
+        return actions
+
+    # -- reading ----------------------------------------------------------------------------------
+    def _read(self, side: Side, description: Description) -> Wanted:
+        return tuple(
+            self._correct(side, endpoint_untrusted(description, line))
+            if line.port and line.is_datagram
+            else None
+            for line in description.media
+        )
+
+    def _correct(self, side: Side, endpoint: Endpoint) -> Endpoint:
+        if endpoint.held:
+            return endpoint
+        leg = self.legs[side]
+        address, rtcp = leg.corrected(endpoint.address), leg.corrected(endpoint.rtcp_address)
+        self.corrected += address != endpoint.address
+        return replace(endpoint, address=address, rtcp_address=rtcp)
+
+    def _places(self, side: Side, wanted: Wanted) -> list[Place | None]:
+        """What the other party is to see: our ports that face it, or without anchoring the right address."""
+        while len(self._streams) < len(wanted):
+            self._streams.append(_Stream())
+        places: list[Place | None] = []
+        for stream, endpoint in zip(self._streams, wanted, strict=False):
+            if endpoint is None:
+                places.append(None)
+            elif not self._anchoring:
+                places.append(Place(endpoint.address, endpoint.port, endpoint.rtcp_port))
+            else:
+                if stream.ports is None:
+                    stream.ports = self._ports.take()
+                port = stream.port(side.other)
+                address = endpoint.address if endpoint.held else self.legs[side.other].local
+                places.append(Place(address, port, port + 1))
+        return places
+
+    def _rewritten(self, side: Side, description: Description, places: Sequence[Place | None]) -> Description:
+        return rewrite(description, places, self.legs[side].source)
+
+    def _set(self, side: Side, wanted: Wanted) -> None:
+        """A party's SDP takes effect. An m-line refused (port 0) ends for both (RFC 3264 section 6); one on
+        hold by address keeps its relay as it was."""
+        for stream, endpoint in zip(self._streams, wanted, strict=False):
+            if endpoint is None:
+                stream.remote = {}
+            elif not (endpoint.held and side in stream.remote):
+                stream.remote[side] = endpoint
+
+    # -- compiling --------------------------------------------------------------------------------
+    def _compile(self) -> list[MediaAction]:
+        """From what holds now to what should hold: the fewest relay commands and flow notices."""
+        actions: list[MediaAction] = []
+        if self._anchoring:
+            for index, stream in enumerate(self._streams):
+                for part in ("rtp", "rtcp"):
+                    actions += self._compile_part(index, stream, part)
+        for side in Side:
+            actions += self._announce(side)
+        return actions
+
+    def _compile_part(self, index: int, stream: _Stream, part: str) -> list[MediaAction]:
+        have = stream.relays.get(part)
+        remotes = {side: _remote(stream.remote.get(side), part) for side in Side}
+        a, b = remotes[Side.CALLER], remotes[Side.CALLEE]
+        if not self._is_needed(stream, part) or (a is None and b is None and have is None):
+            if have is None:
+                return []
+            del stream.relays[part]
+            return [CloseRelay(have.key)]
+        if have is None:
+            stream.generation += 1
+            key = RelayKey(self._call, index, part, stream.generation)
+            extra = 0 if part == "rtp" else 1
+            local_a = (self.legs[Side.CALLER].local, stream.port(Side.CALLER) + extra)
+            local_b = (self.legs[Side.CALLEE].local, stream.port(Side.CALLEE) + extra)
+            rtp = part == "rtp" and any(endpoint.rtp for endpoint in stream.remote.values())
+            stream.relays[part] = OpenRelay(key, local_a, local_b, a, b, rtp)
+            return [stream.relays[part]]
+        new_a, new_b = a if a != have.remote_a else None, b if b != have.remote_b else None
+        if new_a is None and new_b is None:
+            return []
+        stream.relays[part] = replace(have, remote_a=a or have.remote_a, remote_b=b or have.remote_b)
+        return [UpdateRelay(have.key, new_a, new_b)]
+
+    def _is_needed(self, stream: _Stream, part: str) -> bool:
+        ends = stream.remote.values()
+        if not ends or stream.ports is None:
+            return False
+        if part == "rtp":
+            return True
+        muxed = len(ends) == len(Side) and all(endpoint.mux for endpoint in ends)
+        return all(endpoint.rtp for endpoint in ends) and not muxed
+
+    def _announce(self, side: Side) -> list[MediaAction]:
+        """Tell the server which flows of a tunnelled party are media, from before the first packet."""
+        leg = self.legs[side]
+        wanted: frozenset[Flow] = frozenset()
+        if leg.addresses:
+            wanted = frozenset(flow for stream in self._streams for flow in self._flows(side, stream))
+        before, self._announced[side] = self._announced[side], wanted
+        actions: list[MediaAction] = []
+        if gone := before - wanted:
+            actions.append(MediaFlows(leg.source, _ordered(gone), active=False))
+        if new := wanted - before:
+            actions.append(MediaFlows(leg.source, _ordered(new), active=True))
+        return actions
+
+    def _flows(self, side: Side, stream: _Stream) -> list[Flow]:
+        endpoint = stream.remote.get(side)
+        if endpoint is None or endpoint.held:
+            return []
+        flows = []
+        for part, extra in (("rtp", 0), ("rtcp", 1)):
+            remote = _remote(endpoint, part)
+            if remote is None or (part == "rtcp" and not endpoint.rtp):
+                continue
+            local = self.legs[side].local
+            far = (ip_address(local), stream.port(side) + extra) if stream.ports is not None else None
+            flows.append(Flow(Protocol.UDP, remote[1], ":" in remote[0], far))
+        return flows
+
+
+def _remote(endpoint: Endpoint | None, part: str) -> SocketAddress | None:
+    if endpoint is None or endpoint.held:
+        return None
+    if part == "rtp":
+        return endpoint.address, endpoint.port
+    return endpoint.rtcp_address, endpoint.rtcp_port
+
+
+def _ordered(flows: frozenset[Flow]) -> tuple[Flow, ...]:
+    return tuple(sorted(flows, key=lambda flow: (flow.port, flow.ipv6)))

@@ -1,0 +1,20 @@
+"""What must survive a restart, behind small protocols: registrations, call records, secrets.
+
+``ports`` says what callers may ask for, ``sqlite`` keeps it in a file, ``memory`` nowhere.
+"""
+
+from __future__ import annotations
+
+from .memory import MemoryStore
+from .ports import BindingRow, CallStore, LocationStore, SecretStore, Store
+from .sqlite import SqliteStore
+
+__all__ = [
+    "BindingRow",
+    "CallStore",
+    "LocationStore",
+    "MemoryStore",
+    "SecretStore",
+    "SqliteStore",
+    "Store",
+]
