@@ -97,9 +97,7 @@ GROUPS: Final[Mapping[str, Sequence[Need]]] = {
         Need("tcpdump", has_program("tcpdump"), "tests that look at the outer wire are skipped"),
         Need("iputils-ping", has_program("ping"), "tests that ping through a tunnel are skipped"),
     ),
-    "demo": (
-        Need("iproute2", has_program("ip"), "the demo has no networks to run in"),
-    ),
+    "demo": (Need("iproute2", has_program("ip"), "the demo has no networks to run in"),),
     "bench": (
         Need("iproute2", has_program("ip"), "there is no rig to measure on"),
         Need("ocserv", has_program("ocserv"), "the comparison with ocserv is left out"),

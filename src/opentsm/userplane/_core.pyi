@@ -247,7 +247,7 @@ class UserPlane:
         *,
         role: str,  # "server": inner source must be one of addresses; "client": inner destination must
         addresses: Sequence[str],
-        sink: str = "route",  # "route": a server, or a client's TUN device; "local": UDP sockets of this process
+        sink: str = "route",  # "local": UDP sockets of this process; "route": servers and TUN devices
         inter_client: bool = True,  # False: packets to other sessions are dropped (inter-client-block)
         upstream_rate: int = 0,  # bytes/s the client may send; 0 = unlimited (tscf-data-flow)
         downstream_rate: int = 0,
