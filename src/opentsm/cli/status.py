@@ -102,6 +102,10 @@ def _show_status(console: Console, answer: dict[str, Any]) -> None:
     _show_interfaces(console, answer["interfaces"])
     console.print()
     _show_pools(console, answer)
+    if answer.get("sbcs"):
+        console.print()
+        keys = ("sbc", "domain", "calls", "users")
+        _table(console, "Calls", keys, [[one.get(key) for key in keys] for one in answer["sbcs"]])
     if answer["drops"]:
         console.print()
         _show_counts(console, "Drops", answer["drops"])

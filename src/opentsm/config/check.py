@@ -21,6 +21,7 @@ from opentsm.config.model import (
     PoolSettings,
     Port,
     Realm,
+    Sbc,
     Settings,
     TlsProfile,
 )
@@ -96,6 +97,55 @@ def _realm(checker: Checker, realm: Realm) -> None:
         checker.complain(
             "realm", realm.name, "echo", "the echo service needs an address of the server's", "add addresses"
         )
+
+
+def _sbcs(checker: Checker) -> None:
+    holders: dict[str, str] = {}
+    for sbc in checker.settings.sbcs.values():
+        if (holder := holders.setdefault(sbc.realm.name, sbc.name)) != sbc.name:
+            text = f"realm {sbc.realm.name} has sbc {holder} already; there is at most one"
+            checker.complain("sbc", sbc.name, "realm", text)
+        _sbc_ports(checker, sbc)
+        for key, text, hint in _sbc_address(checker.settings, sbc):
+            checker.complain("sbc", sbc.name, key, text, hint)
+
+
+def _sbc_ports(checker: Checker, sbc: Sbc) -> None:
+    first, last = sbc.media_ports
+    if first <= sbc.port <= last:
+        text = f"port {sbc.port} of SIP lies among the media ports {first}-{last}"
+        checker.complain("sbc", sbc.name, "media-ports", text, "leave it out of the range")
+    echo = sbc.realm.echo
+    if echo and sbc.address in _own(sbc.realm) and (echo == sbc.port or first <= echo <= last):
+        text = f"port {echo} is the realm's echo service on the same address"
+        checker.complain("sbc", sbc.name, "port", text, "choose another port, or another address")
+
+
+def _sbc_address(settings: Settings, sbc: Sbc) -> Iterator[tuple[str, str, str]]:
+    """What is wrong with an SBC's address: setting, problem, remedy."""
+    address, realm = sbc.address, sbc.realm
+    prefixes = [own.network for own in realm.addresses]
+    if realm.core is CoreSide.TUN and address in _own(realm):
+        text = f"{address} is the kernel's, because the realm's core is tun"
+        yield "address", text, "give the SBC an address of its own in the same prefix"
+    if prefixes and not any(address in prefix for prefix in prefixes):
+        shown = ", ".join(map(str, prefixes))
+        yield "address", f"{address} is outside of the prefixes of realm {realm.name} ({shown})", "change it"
+    for other in settings.realms.values():
+        if other.name != realm.name and address in _own(other):
+            yield "address", f"realm {other.name} has {address} already", "choose another"
+    for other_sbc in settings.sbcs.values():
+        if other_sbc.address == address and other_sbc is not sbc and other_sbc.name < sbc.name:
+            yield "address", f"sbc {other_sbc.name} has {address} already", "choose another"
+    if address in settings.server_addresses:
+        return  # no pool leases these
+    for pool in settings.address_pools.values():
+        if any(address in one for one in pool.ranges):
+            yield "address", f"{address} is in pool {pool.name}", "choose another, or take it out of the pool"
+
+
+def _own(realm: Realm) -> set[IpAddress]:
+    return {own.ip for own in realm.addresses}
 
 
 def _tls_profiles(checker: Checker) -> None:
@@ -328,6 +378,7 @@ def _asks(profile: TlsProfile) -> bool:
 
 _CHECKS: Final[tuple[Callable[[Checker], None], ...]] = (
     _realms,
+    _sbcs,
     _tls_profiles,
     _ports,
     _policies,

@@ -22,6 +22,11 @@ IpInterface = IPv4Interface | IPv6Interface
 
 _SIP_PORT: Final = 5060
 _MAX_PORT: Final = 65535
+_FIRST_MEDIA_PORT: Final = 1024
+_PORTS_PER_STREAM: Final = 4
+_PORT_RANGE: Final = (
+    f"FIRST-LAST within {_FIRST_MEDIA_PORT}-{_MAX_PORT}, at least {_PORTS_PER_STREAM} ports, as 20000-39999"
+)
 _E = TypeVar("_E", bound=enum.Enum)
 
 
@@ -245,6 +250,17 @@ def _of_text(parse: Callable[[str], object]) -> Callable[[object], object]:
     return lambda raw: parse(_text(raw))
 
 
+def _parse_port_range(raw: object) -> tuple[int, int]:
+    first, dash, last = _text(raw).partition("-")
+    try:
+        low, high = parse_count(first.strip()), parse_count(last.strip())
+    except ValueError:
+        low, high = 0, 0
+    if not dash or not _FIRST_MEDIA_PORT <= low <= high <= _MAX_PORT or high - low + 1 < _PORTS_PER_STREAM:
+        raise ValueError(f"{show(raw)} is no range of ports: {_PORT_RANGE}")
+    return low, high
+
+
 PLUGIN: Final = Kind("name", "a name without dots", _of_text(_plugin_name), "name")
 ADDRESS: Final = Kind("address", "an IPv4 or IPv6 address", _of_text(ip_address))
 INTERFACE_ADDRESS: Final = Kind(
@@ -256,4 +272,5 @@ RANGE: Final = Kind(
     "a prefix, an address, or FIRST-LAST; of a prefix the network and broadcast addresses are left out",
     _of_text(AddressRange.parse),
 )
+PORT_RANGE: Final = Kind("port range", _PORT_RANGE, _parse_port_range)
 SIP_SERVER: Final = Kind("address with port", "as 10.64.0.1:5060 or [fd00:64::1]:5060", _parse_sip_server)

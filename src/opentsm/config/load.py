@@ -63,11 +63,11 @@ def check_files(settings: Settings) -> None:
         trouble = _trouble(path)
         if trouble:
             problems.add(f"{what} {path}: {trouble}", hint="create the file or correct its name")
-    if settings.server.data_log is not None and not settings.server.data_log.parent.is_dir():
-        problems.add(
-            f"server data-log {settings.server.data_log}: there is no such directory",
-            hint="create the directory or correct the name",
-        )
+    for what, path in _written_files(settings):
+        if not path.parent.is_dir():
+            problems.add(
+                f"{what} {path}: there is no such directory", hint="create the directory or correct the name"
+            )
     problems.raise_any()
 
 
@@ -82,6 +82,18 @@ def _named_files(settings: Settings) -> Iterator[tuple[str, Path]]:
         yield "authentication password-file", settings.authentication.password_file
     if settings.authentication.token_file is not None:
         yield "authentication token-file", settings.authentication.token_file
+    for sbc in settings.sbcs.values():
+        yield f"sbc {sbc.name} users-file", sbc.users_file
+
+
+def _written_files(settings: Settings) -> Iterator[tuple[str, Path]]:
+    """Files that the server makes; their directories must be there."""
+    if settings.server.data_log is not None:
+        yield "server data-log", settings.server.data_log
+    for sbc in settings.sbcs.values():
+        for key, path in (("cdr-file", sbc.cdr_file), ("database", sbc.database)):
+            if path is not None:
+                yield f"sbc {sbc.name} {key}", path
 
 
 def _trouble(path: Path) -> str:

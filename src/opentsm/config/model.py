@@ -135,6 +135,28 @@ class Realm:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sbc:
+    """An embedded SBC: registrar, proxy and media relay for calls between the clients of a realm.
+
+    Attributes:
+        address: where it answers, an inner address that is the user plane's.
+        users_file: SIP accounts, in the format of ``htdigest``.
+        media_ports: first and last port of relayed media, both included.
+    """
+
+    name: str
+    realm: Realm
+    domain: str
+    address: IpAddress
+    port: int
+    users_file: Path
+    media_ports: tuple[int, int]
+    anchoring: bool = True
+    cdr_file: Path | None = None
+    database: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TlsProfile:
     name: str
     certificate: Path
@@ -255,12 +277,17 @@ class Settings:
     timers: Timers
     authentication: Authentication
     realms: dict[str, Realm] = field(default_factory=dict)
+    sbcs: dict[str, Sbc] = field(default_factory=dict)
     tls_profiles: dict[str, TlsProfile] = field(default_factory=dict)
     ports: dict[str, Port] = field(default_factory=dict)
     data_flows: dict[str, DataFlow] = field(default_factory=dict)
     protocol_policies: dict[str, PolicySettings] = field(default_factory=dict)
     address_pools: dict[str, PoolSettings] = field(default_factory=dict)
     interfaces: dict[str, Interface] = field(default_factory=dict)
+
+    def sbc_of(self, realm: Realm) -> Sbc | None:
+        """The SBC of a realm, if it has one."""
+        return next((sbc for sbc in self.sbcs.values() if sbc.realm.name == realm.name), None)
 
     @property
     def server_addresses(self) -> frozenset[IpAddress]:

@@ -231,6 +231,76 @@ REALM: Final = ObjectType(
     presence=Effect.RESTART,
 )
 
+SBC: Final = ObjectType(
+    "sbc",
+    model.Sbc,
+    "sbcs",
+    "The embedded SBC of a realm (at most one): registrar, proxy and media relay for calls between tunnelled "
+    "clients; see [sbc.md](sbc.md).",
+    (
+        Field(
+            "realm",
+            kinds.reference("realm"),
+            "Realm whose clients it serves.",
+            required=True,
+            effect=Effect.RESTART,
+        ),
+        Field(
+            "domain",
+            kinds.text(
+                "a SIP domain, as in sip:alice@DOMAIN", r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?"
+            ),
+            "SIP domain served, and realm of SIP passwords.",
+            required=True,
+            effect=Effect.RESTART,
+        ),
+        Field(
+            "address",
+            kinds.ADDRESS,
+            "Inner address it answers on, within the realm's prefixes and outside of all pools. With core "
+            "`tun` it must not be one of the realm's own addresses, which are the kernel's.",
+            required=True,
+            effect=Effect.RESTART,
+        ),
+        Field("port", kinds.count(1, 65535), "Inner UDP port of SIP.", default="5060", effect=Effect.RESTART),
+        Field(
+            "users-file",
+            kinds.path(),
+            "SIP accounts, hashed, as `htdigest` writes them with the domain as its realm.",
+            required=True,
+            effect=Effect.RESTART,
+        ),
+        Field(
+            "media-ports",
+            kinds.PORT_RANGE,
+            "Inner ports of relayed media; four for each stream of a call.",
+            default="20000-39999",
+            effect=Effect.RESTART,
+        ),
+        Field(
+            "anchoring",
+            kinds.switch(),
+            "Relay media through the user plane. Off: parties send to each other, and nothing is measured.",
+            default="on",
+            effect=Effect.RESTART,
+        ),
+        Field(
+            "cdr-file",
+            kinds.path(or_empty=True),
+            "File to which each call's record is appended (JSON lines).",
+            effect=Effect.RESTART,
+        ),
+        Field(
+            "database",
+            kinds.path(or_empty=True),
+            "SQLite file that keeps registrations and call records over a restart; without it they are kept "
+            "in memory.",
+            effect=Effect.RESTART,
+        ),
+    ),
+    presence=Effect.RESTART,
+)
+
 TLS_PROFILE: Final = ObjectType(
     "tls-profile",
     model.TlsProfile,
@@ -464,6 +534,7 @@ OBJECTS: Final = (
     TIMERS,
     AUTHENTICATION,
     REALM,
+    SBC,
     TLS_PROFILE,
     PORT,
     DATA_FLOW,

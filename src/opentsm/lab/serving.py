@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from ipaddress import ip_address
@@ -19,6 +20,8 @@ from opentsm.errors import PlatformError
 from opentsm.lab.host import Host
 from opentsm.lab.waiting import until_now
 from opentsm.lab.wan import python_environment
+from opentsm.sbc import account_line
+from opentsm.sbc.settings import ALGORITHMS
 
 USER: Final = "alice"
 PASSWORD: Final = "correct horse"
@@ -46,6 +49,18 @@ plain-transports = "{plain}"
 control-log = "on"
 """
 
+SIP_DOMAIN: Final = "example.test"
+
+SBC = """
+[sbc.calls]
+realm = "core"
+domain = "{domain}"
+address = "10.64.0.2"
+users-file = "sip-users"
+cdr-file = "calls.jsonl"
+database = "sbc.db"
+"""
+
 PORT = """
 [tscf-port.{name}]
 address = "{address}"
@@ -65,6 +80,7 @@ class Shape:
     port: int = 443
     ipv6: bool = True
     persistence: str = "330 s"
+    sbc: bool = False
 
     def text(self, folder: Path) -> str:
         profile = 'tls-profile = "main"' if self.transport == "tls" else ""
@@ -76,6 +92,7 @@ class Shape:
             '[authentication]\nmethods = ["password"]\npassword-file = "passwords"\n',
             '[tls-profile.main]\ncertificate = "server.pem"\nkey = "server.key"\n' if profile else "",
             REALM,
+            SBC.format(domain=SIP_DOMAIN) if self.sbc else "",
             POOL.format(ranges=json.dumps(self.ranges)),
             INTERFACE.format(
                 ports=json.dumps(list(addresses)),
@@ -139,6 +156,11 @@ class ServerProcess:
         path = self.folder / "control.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
+    def call_records(self) -> list[dict[str, Any]]:
+        """Records of ended calls (with ``Shape.sbc``)."""
+        path = self.folder / "calls.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
     def stop(self, how: int = signal.SIGTERM) -> None:
         if self.process is None:
             return
@@ -154,15 +176,19 @@ class ServerProcess:
             return probe.connect_ex((self.host.ipv4, self.shape.port)) == 0
 
 
-def make_credentials(folder: Path, server: Host) -> None:
-    """A development CA, the server's certificate, a password file."""
+def make_credentials(folder: Path, server: Host, users: Sequence[str] = (USER,)) -> None:
+    """A development CA, the server's certificate, a password file and SIP accounts of these users; all have
+    the same password."""
     now = datetime.now(UTC)
     authority = create_authority(now)
     write(authority, folder, "ca")
     addresses = [ip_address(a) for a in (server.ipv4, server.ipv6) if a]
     write(issue_server(authority, now, names=["server.test"], addresses=addresses), folder, "server")
-    command = [sys.executable, "-m", "opentsm.cli.main", "passwd", str(folder / "passwords"), USER]
-    _run(command, f"{PASSWORD}\n")
+    for user in users:
+        command = [sys.executable, "-m", "opentsm.cli.main", "passwd", str(folder / "passwords"), user]
+        _run(command, f"{PASSWORD}\n")
+    accounts = [account_line(user, SIP_DOMAIN, PASSWORD, name) for user in users for name in ALGORITHMS]
+    (folder / "sip-users").write_text("".join(f"{line}\n" for line in accounts))
 
 
 def _run(command: list[str], text: str | None = None) -> subprocess.CompletedProcess[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ import structlog
 from opentsm.config.model import Settings
 from opentsm.engine.addresses import Family
 from opentsm.engine.pools import Lease
-from opentsm.engine.registry import Registry
+from opentsm.engine.registry import Record, Registry
 from opentsm.errors import RemoteProtocolError
 from opentsm.protocol import actions as a
 from opentsm.protocol.server import peek_resume
@@ -65,6 +65,7 @@ class Hub:
         unconfigured: clients that have no tunnel yet.
         persistent, paired: clients without a stream, and clients with a datagram tunnel, by interface.
         offers: what each interface gives a client that comes now.
+        on_left: told of each client that had a tunnel and is gone for good.
     """
 
     def __init__(self, plane: Plane) -> None:
@@ -83,6 +84,7 @@ class Hub:
         self.paired: defaultdict[str, set[Peer]] = defaultdict(set)
         self.data_log: DataLog | None = None
         self.logged: frozenset[str] = frozenset()
+        self.on_left: Callable[[Record[Peer]], None] = lambda record: None
         self._sources: Counter[str] = Counter()
         self._session_ids = 0
         self._refusal_lines: deque[float] = deque(maxlen=REFUSALS_LOGGED)
@@ -144,7 +146,7 @@ class Hub:
         self.persistent[peer.offer.name].discard(peer)
         self.paired[peer.offer.name].discard(peer)
         if peer.session_id is not None and peer.session_id in self.registry:
-            self.registry.remove(peer.session_id)
+            self.on_left(self.registry.remove(peer.session_id))
         self._check_empty()
 
     def _leave_unconfigured(self, peer: Peer) -> None:

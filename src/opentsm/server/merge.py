@@ -36,6 +36,7 @@ def merge(running: Settings, new: Settings) -> Settings:
             admin_socket=running.server.admin_socket,
         ),
         realms=realms,
+        sbcs={name: replace(sbc, realm=realms[sbc.realm.name]) for name, sbc in running.sbcs.items()},
         ports=ports,
         interfaces=interfaces,
         address_pools=new.address_pools | kept_pools,

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import Final
 
 import opentsm
-from opentsm.config.model import DataFlow, Interface, PoolSettings, Settings, Timers
+from opentsm.config.model import DataFlow, Interface, PoolSettings, Sbc, Settings
+from opentsm.engine.addresses import Family
 from opentsm.engine.pools import PoolSet
 from opentsm.limits import MAX_TUNNELS_PER_INTERFACE
 from opentsm.protocol.server import ServerSettings
 from opentsm.server.core_side import INNER_MTU
 from opentsm.server.leases import Leases
-from opentsm.types import Service
+from opentsm.types import IpAddress, Service
 
 STREAM_PROBE: Final = 30.0
 """Seconds between a client's probes of its stream: keeps the TCP binding of a NAT (RFC 5382 allows 124 min,
@@ -37,6 +38,7 @@ class Offer:
     interface: Interface
     session: ServerSettings
     pools: PoolSet
+    sbc: Sbc | None
     idle_stream: int
     idle_datagram: int
     probe_stream: int
@@ -57,6 +59,16 @@ class Offer:
     def pool(self, name: str) -> PoolSettings | None:
         return next((pool for pool in self.interface.address_pools if pool.name == name), None)
 
+    def sip_server(self, pool: str, families: Family) -> tuple[IpAddress, int] | None:
+        """The SIP server told to a client with an address of this pool: the pool's, else the realm's SBC if
+        the client has an address of its family."""
+        settings = self.pool(pool)
+        if settings is not None and settings.sip_server is not None:
+            return settings.sip_server
+        if self.sbc is None or Family.of(self.sbc.address) not in families:
+            return None
+        return self.sbc.address, self.sbc.port
+
     def rates(self, pool: str) -> tuple[int, int]:
         """Upstream and downstream rate of a client with an address of this pool, bytes/s; 0 = none."""
         settings = self.pool(pool)
@@ -72,10 +84,7 @@ def _meant(flow: DataFlow, interface: Interface) -> bool:
 
 def make_offers(settings: Settings, leases: Leases) -> dict[str, Offer]:
     """What each interface gives new tunnels under these settings."""
-    return {
-        interface.name: _offer(interface, settings.timers, leases)
-        for interface in settings.interfaces.values()
-    }
+    return {interface.name: _offer(interface, settings, leases) for interface in settings.interfaces.values()}
 
 
 def shared_rates(settings: Settings) -> tuple[str, ...]:
@@ -90,8 +99,9 @@ def tunnel_limit(interface: Interface) -> int:
     return interface.max_tunnels or MAX_TUNNELS_PER_INTERFACE
 
 
-def _offer(interface: Interface, timers: Timers, leases: Leases) -> Offer:
+def _offer(interface: Interface, settings: Settings, leases: Leases) -> Offer:
     probe = STREAM_PROBE
+    timers = settings.timers
     if timers.keepalive_timer:
         probe = min(probe, timers.keepalive_timer / PROBES_PER_TIMER)
     return Offer(
@@ -105,6 +115,7 @@ def _offer(interface: Interface, timers: Timers, leases: Leases) -> Offer:
             software=f"OpenTSM/{opentsm.__version__}",
         ),
         pools=leases.of_interface(interface),
+        sbc=settings.sbc_of(interface.realm),
         idle_stream=round(timers.keepalive_timer * 1000),
         idle_datagram=round(timers.keepalive_timer_datagram * 1000),
         probe_stream=round(probe * 1000) if Service.SERVER_KEEPALIVE in interface.assigned_services else 0,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import operator
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -359,12 +360,14 @@ class Peer:
         self.session.lease_refused(code, self.hub.now(), text=text)
 
     def _protocol_lease(self, lease: PoolLease) -> a.Lease:
-        pool = self.offer.pool(lease.parts[0].pool)
+        name = lease.parts[0].pool
+        pool = self.offer.pool(name)
         length = self.offer.interface.realm.prefix_length
         ipv4 = None if lease.ipv4 is None else IPv4Interface((lease.ipv4, length(lease.ipv4)))
         ipv6 = None if lease.ipv6 is None else IPv6Interface((lease.ipv6, length(lease.ipv6)))
         dns = () if pool is None else pool.dns
-        return a.Lease(ipv4, ipv6, dns, None if pool is None else pool.sip_server)
+        families = functools.reduce(operator.or_, map(Family.of, lease.addresses))
+        return a.Lease(ipv4, ipv6, dns, self.offer.sip_server(name, families))
 
     def _release_lease(self, action: a.ReleaseLease) -> None:
         if self._lease is not None:

@@ -116,6 +116,7 @@ class Report:
             "unconfigured": len(server.hub.unconfigured),
             "pools": [_plain(pool) for pool in facts.pools],
             "drops": {name: n for name, n in facts.counters.items() if n and name.startswith("drop_")},
+            "sbcs": server.calls.status(),
             "listeners": {"opened": server.listeners.opened, "closed": server.listeners.closed},
         }
 

@@ -27,6 +27,7 @@ from opentsm.config.model import Settings, TlsProfile
 from opentsm.engine.registry import Registry
 from opentsm.errors import LocalProtocolError, OpenTsmError
 from opentsm.server import logs, privileges
+from opentsm.server.calls import Calls, read_accounts
 from opentsm.server.core_side import CoreSides, check_routes
 from opentsm.server.datalog import DataLog
 from opentsm.server.door import Door
@@ -72,7 +73,7 @@ class Server:
     Attributes:
         settings: what is in force now.
         hub: the clients.
-        listeners, tls, cores: what is open.
+        listeners, tls, cores, calls: what is open.
         reload_error: why the last reload changed nothing, or "".
         reloaded_at: when the configuration was last taken over.
         waiting: changes of the file that wait for a restart.
@@ -113,6 +114,7 @@ class Server:
         self.tls = TlsStore(self._plane)
         self.cores = CoreSides(self._plane, workers)
         self.listeners = Listeners(self._plane, workers, self.tls, self.hub.accept)
+        self.calls = Calls(self.hub)
         self._report = Report(self)
         try:
             await self._open()
@@ -133,8 +135,10 @@ class Server:
         for interface in settings.interfaces.values():
             self.listeners.bind(interface)
         await self.cores.open(settings)
+        accounts = await asyncio.to_thread(read_accounts, settings)
         if settings.server.user:
             privileges.become(settings.server.user)
+        await self.calls.open(settings, accounts)
         if settings.server.admin_socket is not None:
             self._admin = AdminSocket(settings.server.admin_socket, self._report)
             await self._admin.open()
@@ -149,6 +153,7 @@ class Server:
         self._running = False
         await cancel(*self._tasks)
         self.listeners.close_all()
+        await self.calls.close()
         await self._say_goodbye()
         if self._admin is not None:
             await self._admin.close()
@@ -354,6 +359,7 @@ def check(settings: Settings) -> None:
     """
     check_routes(settings)
     _read(settings)
+    read_accounts(settings)
     door = Door()
     door.load(settings.authentication)
     door.close()

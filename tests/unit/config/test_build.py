@@ -47,7 +47,7 @@ def test_references_become_the_objects_themselves(example: str) -> None:
     (pool,) = interface.address_pools
     assert pool.data_flow is settings.data_flows["voice"]
     assert pool.data_flow.upstream_rate == 250_000
-    assert pool.sip_server == (ip_address("10.64.0.1"), 5060)
+    assert pool.sip_server == (ip_address("10.64.0.2"), 5060)
     assert pool.ranges[1] == AddressRange.parse("10.64.2.10-10.64.2.200")
     assert settings.authentication.methods == (AuthMethod.CERTIFICATE, AuthMethod.PASSWORD)
     assert settings.server_addresses == {ip_address("10.64.0.1"), ip_address("fd00:64::1")}
@@ -92,7 +92,7 @@ def test_routes_of_a_realm_depend_on_its_core_side(example: str) -> None:
     ]
     userspace = example.replace('core = "tun"', 'core = "userspace"').replace('tun = "tsm0"\n', "")
     assert loads(userspace).realms["core"].core_routes == ()
-    some = userspace.replace("[tls-profile.main]", 'routes = "192.0.2.0/24"\n[tls-profile.main]')
+    some = userspace.replace("[sbc.calls]", 'routes = "192.0.2.0/24"\n[sbc.calls]')
     assert loads(some).realms["core"].core_routes == (ip_network("192.0.2.0/24"),)
 
 
@@ -121,7 +121,7 @@ core = "tunnel"
 """
     assert problems(text) == [
         "f:1: 'workers' is not an object of the configuration "
-        "(known: server, timers, authentication, realm, tls-profile, tscf-port, tscf-data-flow, "
+        "(known: server, timers, authentication, realm, sbc, tls-profile, tscf-port, tscf-data-flow, "
         "tscf-protocol-policy, tscf-address-pool, tscf-interface)",
         "f:3: timers: keepalive-timer: '5 s' is out of range: 0 (off) or 30 s to 660 s",
         "f:4: timers has no setting 'keepalive-timr' (did you mean 'keepalive-timer'?)",

@@ -53,9 +53,9 @@ def test_no_difference_says_so(example: str) -> None:
             Effect.LIVE,
         ),
         (
-            'sip-server = "10.64.0.1:5060"',
+            'sip-server = "10.64.0.2:5060"',
             "",
-            "tscf-address-pool office: sip-server: 10.64.0.1, 5060 -> nothing",
+            "tscf-address-pool office: sip-server: 10.64.0.2, 5060 -> nothing",
             None,
         ),
     ],

@@ -76,7 +76,11 @@ def test_an_endless_file_is_not_read_to_its_end() -> None:
 
 
 def test_files_that_the_settings_name_must_be_there(tmp_path: Path, example: str) -> None:
-    settings = load(write(tmp_path, "server.toml", example.replace("/var/log/opentsm/", "log/")))
+    settings = load(
+        write(
+            tmp_path, "server.toml", example.replace("/var/log/opentsm/", "log/").replace("/var/lib/", "lib/")
+        )
+    )
     with pytest.raises(ConfigErrors) as caught:
         check_files(settings)
     assert [problem.message.partition(": ")[0].split(" /")[0] for problem in caught.value.problems] == [
@@ -84,12 +88,15 @@ def test_files_that_the_settings_name_must_be_there(tmp_path: Path, example: str
         "tls-profile main key",
         "tls-profile main client-ca",
         "authentication password-file",
+        "sbc calls users-file",
         "server data-log",
+        "sbc calls cdr-file",
+        "sbc calls database",
     ]
     assert f"certificate {tmp_path}/certs/server.pem: No such file or directory" in str(caught.value)
-    for name in ("certs", "log"):
-        (tmp_path / name).mkdir()
-    for name in ("certs/server.pem", "certs/server.key", "certs/clients-ca.pem", "passwords"):
+    for name in ("certs", "log", "lib/opentsm"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("certs/server.pem", "certs/server.key", "certs/clients-ca.pem", "passwords", "sip-users"):
         write(tmp_path, name, "x")
     check_files(settings)
 
