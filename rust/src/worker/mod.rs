@@ -1,12 +1,14 @@
 //! A worker: one thread, one epoll, the sockets it owns.
 //!
 //! One turn of the loop, in order: wait; orders from other threads; readiness (datagrams, streams, TUN
-//! devices); timers that are due; streams that have something to write; datagrams to the kernel. A socket
-//! gets a budget of reads per turn, so that a busy one cannot starve its neighbours.
+//! devices); timers that are due; streams that have something to write; datagrams to the kernel; a look
+//! away where traffic is dense (`pace`). A socket gets a budget of reads per turn, so that a busy one cannot
+//! starve its neighbours.
 
 mod conn;
 pub mod control;
 mod datagrams;
+mod pace;
 mod streams;
 mod timers;
 
@@ -16,7 +18,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use crate::boundary::{Command, Event};
-use crate::counters::CounterSet;
+use crate::counters::{Counter, CounterSet};
 use crate::engine::{Engine, Inbox, Tun};
 use crate::forward::Forwarder;
 use crate::limits::{BATCH, DATAGRAM_SLOT};
@@ -26,6 +28,7 @@ use crate::tables::doubt::WATCH_US;
 use crate::tunnel::Tunnel;
 
 use datagrams::Datagrams;
+use pace::Pace;
 use streams::Streams;
 use timers::{Due, Timers};
 
@@ -95,6 +98,8 @@ impl Worker {
     /// The thread.
     pub fn run(mut self) {
         let mut ready = ReadyList::default();
+        let (mut pace, mut taken_in) = (Pace::default(), 0);
+        crate::sys::ask_for_short_slices();
         loop {
             let now = self.forwarder.engine.now_us();
             let timeout = self.timers.next().map(|due| due.saturating_sub(now));
@@ -113,7 +118,17 @@ impl Worker {
                 self.finish();
                 return;
             }
+            let before = std::mem::replace(&mut taken_in, self.taken_in());
+            if let Some(pause) = pace.pause(taken_in - before, self.forwarder.now_us) {
+                std::thread::sleep(pause);
+            }
         }
+    }
+
+    /// Packets this thread has ever taken in.
+    fn taken_in(&self) -> u64 {
+        let counters = &self.forwarder.counters;
+        counters.get(Counter::InnerRx) + counters.get(Counter::TunRx)
     }
 
     fn dispatch(&mut self, event: Ready) {
