@@ -280,8 +280,10 @@ impl Forwarder {
             None => Err(Counter::InnerNoPath),
         };
         self.doubled = frame;
+        by_stream.or(by_datagram)?;
         self.counters.add(Counter::MediaDoubled);
-        by_stream.or(by_datagram)
+        self.counters.add(Counter::InnerTx);
+        Ok(())
     }
 
     /// Queue an inner packet on a stream.
