@@ -18,6 +18,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 import time
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -84,6 +85,15 @@ def venv_package() -> str:
     return f"python3.{sys.version_info.minor}-venv"
 
 
+def has_python_headers() -> bool:
+    """C code can be built for the Python that runs this (Debian splits this off too)."""
+    return Path(sysconfig.get_paths()["include"], "Python.h").exists()
+
+
+HEADERS: Final = Need(
+    f"python3.{sys.version_info.minor}-dev", has_python_headers, "speech is not scored by PESQ"
+)
+
 GROUPS: Final[Mapping[str, Sequence[Need]]] = {
     "build": (
         Need("gcc", has_program("cc"), "nothing can be linked"),
@@ -96,12 +106,14 @@ GROUPS: Final[Mapping[str, Sequence[Need]]] = {
         Need("iproute2", has_program("ip"), "tests in network namespaces are skipped"),
         Need("tcpdump", has_program("tcpdump"), "tests that look at the outer wire are skipped"),
         Need("iputils-ping", has_program("ping"), "tests that ping through a tunnel are skipped"),
+        HEADERS,
     ),
-    "demo": (Need("iproute2", has_program("ip"), "the demo has no networks to run in"),),
+    "demo": (Need("iproute2", has_program("ip"), "the demo has no networks to run in"), HEADERS),
     "bench": (
         Need("iproute2", has_program("ip"), "there is no rig to measure on"),
         Need("ocserv", has_program("ocserv"), "the comparison with ocserv is left out"),
         Need("openconnect", has_program("openconnect"), "the comparison with ocserv is left out"),
+        HEADERS,
     ),
     "interop": (
         Need("baresip-core", has_program("baresip"), "calls by baresip are left out"),
@@ -313,6 +325,18 @@ def provide_requirements(name: str) -> None:
     write_stamp({**stamp, name: wanted})
 
 
+SCORING: Final = {"test", "demo", "bench"}
+"""Groups that score speech where that can be installed."""
+
+
+def provide_scoring() -> None:
+    """Install what scores speech; where that fails, say so in one line and go on without."""
+    try:
+        provide_requirements("quality")
+    except SystemExit:
+        say("going on without PESQ: speech is not scored, nothing else is lost")
+
+
 # -- the user plane -----------------------------------------------------------------------------------
 
 NOT_SOURCES: Final = {"target", "corpus", "artifacts", "coverage"}
@@ -382,7 +406,9 @@ def main(groups: Sequence[str]) -> None:
         provide_packages(["build", *(group for group in groups if group in GROUPS and group != "build")])
         check_cargo()
         provide_venv()
-        provide_requirements("bench" if "bench" in groups else "dev")
+        provide_requirements("dev")
+        if SCORING.intersection(groups):
+            provide_scoring()
         if set(groups) != {"lint"}:
             provide_native()
 

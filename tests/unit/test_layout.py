@@ -37,7 +37,7 @@ def test_everything_that_runs_or_checks_the_package_is_pinned() -> None:
     assert names(settings["optional-dependencies"]["dev"]) <= names(pins("dev")) | names(pins("runtime"))
 
 
-@pytest.mark.parametrize("name", ["runtime", "dev", "bench"])
+@pytest.mark.parametrize("name", ["runtime", "dev", "quality"])
 def test_pins_are_exact_and_stand_once(name: str) -> None:
     lines = pins(name)
     assert all(re.fullmatch(r"[a-z0-9-]+==[0-9a-z.]+(; .*)?", line) for line in lines)

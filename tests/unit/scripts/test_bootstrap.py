@@ -93,3 +93,17 @@ def test_an_unknown_group_is_refused(capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(SystemExit):
         bootstrap.main(["everything"])
     assert "build" in capsys.readouterr().err
+
+
+def test_without_pesq_the_rest_goes_on(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tree / "requirements").mkdir()
+    (tree / "requirements/quality.txt").write_text("pesq==0.0.4\n")
+    monkeypatch.setattr(bootstrap, "STAMP", tree / "stamp.json")
+    monkeypatch.setattr(bootstrap, "PYTHON", Path("/bin/false"))
+    bootstrap.provide_scoring()
+    assert "going on without PESQ" in capsys.readouterr().out
+    monkeypatch.setattr(bootstrap, "PYTHON", Path("/bin/true"))
+    bootstrap.provide_scoring()
+    assert "quality" in bootstrap.read_stamp()

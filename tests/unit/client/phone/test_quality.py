@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import random
-import shutil
-import subprocess
 from array import array
-from pathlib import Path as FilePath
 
 import pytest
 
 from opentsm.client.phone.media import Identity, MediaSession
 from opentsm.client.phone.speech import speech
-from opentsm.client.phone.wav import read_wav
 from opentsm.types import Path
 
 CLEAN = 3.9
-"""G.711's ceiling is 4.03 for recorded speech; less than this is a fault of the phone's."""
+"""G.711's ceiling is about 4.0; less than this is a fault of the phone's."""
 
 
 def heard(samples: array[int], *, loss: float = 0.0, late: float = 0.0) -> array[int]:
@@ -53,13 +49,3 @@ def test_loss_and_lateness_are_heard() -> None:
     ]
     assert scores == sorted(scores, reverse=True)
     assert scores[0] - scores[2] > 1.0
-
-
-def test_real_words_sound_as_good(tmp_path: FilePath) -> None:
-    if shutil.which("espeak-ng") is None:
-        pytest.skip("the program `espeak-ng` is missing (Debian: apt-get install espeak-ng)")
-    file = tmp_path / "words.wav"
-    words = "The birch canoe slid on the smooth planks. Glue the sheet to the dark blue background."
-    subprocess.run(["espeak-ng", "-w", str(file), words], check=True)
-    samples = read_wav(file.read_bytes(), str(file))
-    assert pesq(samples, heard(samples)) >= CLEAN
