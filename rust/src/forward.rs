@@ -18,7 +18,7 @@ use crate::frame::{open_sequenced, write_sequenced};
 use crate::packet::{Meta, UdpHead, echo_reply, readdress_both, udp_checksum_ok, write_udp};
 use crate::sys::SendBatch;
 use crate::tables::nat::Applied;
-use crate::tables::relays::Relay;
+use crate::tables::relays::{Onward, Relay};
 use crate::tables::sockets::LocalSocket;
 use crate::tables::{Role, Session, Sink, Target};
 use crate::tunnel::{DatagramLink, Link, Tunnel};
@@ -40,6 +40,8 @@ pub struct Forwarder {
     batch: SendBatch,
     scratch: Vec<u8>,
     doubled: Vec<u8>,
+    /// Relays whose core-side sockets are in the batch: they stay open until it has been flushed.
+    held: Vec<Arc<Relay>>,
 }
 
 impl Forwarder {
@@ -55,6 +57,7 @@ impl Forwarder {
             batch: SendBatch::default(),
             scratch: Vec::with_capacity(2048),
             doubled: Vec::with_capacity(2048),
+            held: Vec::with_capacity(crate::limits::BATCH),
         }
     }
 
@@ -144,6 +147,8 @@ impl Forwarder {
                 // A client's own host: only the leased addresses may speak.
                 Some(session) if !session.owns(meta.source) => Err(Counter::InnerSpoofedSource),
                 Some(session) => self.take_from_host(&Arc::clone(session), data, &meta),
+                // By its source a packet counts as a client's: one from elsewhere must not claim it.
+                None if self.engine.routes.session(meta.source).is_some() => Err(Counter::InnerSpoofedSource),
                 None => self.route(None, data, &meta, -1),
             },
         };
@@ -219,7 +224,13 @@ impl Forwarder {
         }
         match self.engine.routes.prefix(meta.destination) {
             Some(Target::Tun(tun)) => self.deliver_tun(tun, data),
-            Some(Target::Local) => self.deliver_local(None, data, &meta, path),
+            Some(Target::Local) => {
+                let outcome = self.deliver_local(None, data, &meta, path);
+                if let (Some(from), Err(Counter::SocketUnbound)) = (from, outcome) {
+                    from.drops.unbound.fetch_add(1, Ordering::Relaxed);
+                }
+                outcome
+            }
             Some(Target::Core) => match from {
                 Some(session) => self.engine.core.send(&self.engine, session, data, &meta, self.now_us),
                 None => Err(Counter::InnerNoRoute),
@@ -381,6 +392,7 @@ impl Forwarder {
         let flushed = self.batch.flush();
         self.counters.add_n(Counter::SendWouldBlock, flushed.would_block);
         self.counters.add_n(Counter::SendFailed, flushed.failed);
+        self.held.clear();
     }
 
     fn deliver_tun(&mut self, id: u64, data: &[u8]) -> Outcome {
@@ -431,17 +443,23 @@ impl Forwarder {
     }
 
     /// Through a relay of the SBC: out by the other leg, under its address.
-    fn pass_relay(&mut self, relay: &Relay, side: usize, data: &mut [u8], meta: &Meta, path: i8) -> Outcome {
+    fn pass_relay(
+        &mut self,
+        relay: &Arc<Relay>,
+        side: usize,
+        data: &mut [u8],
+        meta: &Meta,
+        path: i8,
+    ) -> Outcome {
         let payload = meta.udp_payload(data).ok_or(Counter::SocketUnbound)?;
-        let onward = relay.pass(side, meta, payload, path, self.now_us)?;
-        let head = UdpHead {
-            source: onward.from.ip(),
-            source_port: onward.from.port(),
-            destination: onward.to.ip(),
-            destination_port: onward.to.port(),
-            tos: meta.tos,
-        };
+        let source = SocketAddr::new(meta.source, meta.source_port);
+        let onward = relay.pass(side, source, payload, path, self.now_us)?;
         self.counters.add(Counter::Relayed);
+        if relay.core(1 - side).is_some() {
+            self.send_core(relay, 1 - side, &onward.to, payload);
+            return Ok(());
+        }
+        let head = head_of(&onward, meta.tos);
         if head.source.is_ipv4() != meta.source.is_ipv4() {
             return self.pass_translated(&head, payload);
         }
@@ -453,7 +471,37 @@ impl Forwarder {
         self.route(None, data, &meta, -1)
     }
 
-    /// A relay between an IPv4 and an IPv6 party builds the packet anew.
+    /// A datagram has come to a relay's socket on the core side.
+    pub fn from_core(&mut self, relay: &Arc<Relay>, side: usize, source: SocketAddr, payload: &[u8]) {
+        if let Err(drop) = self.pass_from_core(relay, side, source, payload) {
+            self.counters.add(drop);
+        }
+    }
+
+    fn pass_from_core(
+        &mut self,
+        relay: &Arc<Relay>,
+        side: usize,
+        source: SocketAddr,
+        payload: &[u8],
+    ) -> Outcome {
+        let onward = relay.pass(side, source, payload, -1, self.now_us)?;
+        self.counters.add(Counter::Relayed);
+        if relay.core(1 - side).is_some() {
+            self.send_core(relay, 1 - side, &onward.to, payload);
+            return Ok(());
+        }
+        self.pass_translated(&head_of(&onward, 0), payload)
+    }
+
+    fn send_core(&mut self, relay: &Arc<Relay>, side: usize, to: &SocketAddr, payload: &[u8]) {
+        if let Some(socket) = relay.core(side) {
+            self.held.push(Arc::clone(relay));
+            self.send_raw(socket.fd(), Some(to), payload);
+        }
+    }
+
+    /// A relay between an IPv4 and an IPv6 party, or from the core side, builds the packet anew.
     fn pass_translated(&mut self, head: &UdpHead, payload: &[u8]) -> Outcome {
         let mut packet = std::mem::take(&mut self.scratch);
         packet.clear();
@@ -472,6 +520,17 @@ impl Forwarder {
         {
             self.counters.add(Counter::CaptureFull);
         }
+    }
+}
+
+/// What a relayed packet says of itself on its second leg.
+fn head_of(onward: &Onward, tos: u8) -> UdpHead {
+    UdpHead {
+        source: onward.from.ip(),
+        source_port: onward.from.port(),
+        destination: onward.to.ip(),
+        destination_port: onward.to.port(),
+        tos,
     }
 }
 

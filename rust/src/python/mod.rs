@@ -2,6 +2,7 @@
 
 mod events;
 mod plane;
+mod relays;
 mod stats;
 
 /// The user plane's native module; see `_core.pyi` for what each name does.

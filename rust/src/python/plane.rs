@@ -12,6 +12,7 @@ use pyo3::exceptions::{PyKeyError, PyOSError, PyValueError};
 use pyo3::prelude::*;
 
 use super::events::to_python;
+use super::relays;
 use super::stats::{FlowStats, RelayStats, TunnelStats};
 use crate::boundary::{Command, StreamListenerShared};
 use crate::capture::Capture;
@@ -21,7 +22,7 @@ use crate::crypto::{
 use crate::egress::Class;
 use crate::engine::{Engine, Running, Tun};
 use crate::tables::nat::Rule;
-use crate::tables::relays::RelayError;
+use crate::tables::relays::{EARLY, End, Follow};
 use crate::tables::reservations::Reservation;
 use crate::tables::routes::Prefix;
 use crate::tables::session::Policer;
@@ -77,6 +78,15 @@ fn endpoint(pair: &(String, u16)) -> PyResult<SocketAddr> {
 
 fn far_socket(far: &Far) -> PyResult<Option<SocketAddr>> {
     far.as_ref().map(endpoint).transpose()
+}
+
+/// The first few of the addresses; more phones than that wait for their answer to be heard.
+fn early(addresses: &[String]) -> PyResult<[Option<IpAddr>; EARLY]> {
+    let mut out = [None; EARLY];
+    for (place, text) in out.iter_mut().zip(addresses) {
+        *place = Some(ip(text)?);
+    }
+    Ok(out)
 }
 
 fn adopt_all(fds: &[i32]) -> PyResult<Vec<OwnedFd>> {
@@ -604,23 +614,29 @@ impl UserPlane {
 
     // -- media relay ---------------------------------------------------------------------------------
 
-    #[pyo3(signature = (*, local_a, local_b, remote_a, remote_b, rtp = true))]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments in Python")]
+    #[pyo3(signature = (
+        *, local_a, local_b, remote_a, remote_b, early_a = vec![], early_b = vec![], core_a = false,
+        core_b = false, rtp = true, rtcp = false
+    ))]
     fn relay_open(
         &self,
         local_a: (String, u16),
         local_b: (String, u16),
         remote_a: Far,
         remote_b: Far,
+        early_a: Vec<String>,
+        early_b: Vec<String>,
+        core_a: bool,
+        core_b: bool,
         rtp: bool,
+        rtcp: bool,
     ) -> PyResult<u64> {
-        let locals = [endpoint(&local_a)?, endpoint(&local_b)?];
-        let remotes = [far_socket(&remote_a)?, far_socket(&remote_b)?];
-        let id = self.engine.new_id(0);
-        match self.engine.relays.open(id, locals, remotes, rtp) {
-            Ok(()) => Ok(id),
-            Err(RelayError::InUse) => Err(os_code(libc::EADDRINUSE)),
-            Err(RelayError::TooMany) => Err(os_code(libc::EMFILE)),
-        }
+        let ends = [
+            End { local: endpoint(&local_a)?, remote: far_socket(&remote_a)?, early: early(&early_a)? },
+            End { local: endpoint(&local_b)?, remote: far_socket(&remote_b)?, early: early(&early_b)? },
+        ];
+        relays::open(&self.engine, ends, [core_a, core_b], Follow { rtp, rtcp }).map_err(|e| os_error(&e))
     }
 
     #[pyo3(signature = (relay, *, remote_a = None, remote_b = None))]
@@ -631,7 +647,7 @@ impl UserPlane {
     }
 
     fn relay_close(&self, py: Python<'_>, relay: u64) -> PyResult<RelayStats> {
-        let closed = self.engine.relays.close(relay).ok_or_else(|| unknown("relay", relay))?;
+        let closed = relays::close(&self.engine, relay).ok_or_else(|| unknown("relay", relay))?;
         RelayStats::of(py, &closed, self.engine.now_us())
     }
 

@@ -131,12 +131,20 @@ pub struct RelayLegStats {
     packets: u64,
     bytes: u64,
     dropped: u64,
+    wrong: u64,
+    stranger: Option<(String, u16)>,
     lost: u64,
     expected: u64,
     jitter_us: u64,
     by_datagram: u64,
     learned: Option<(String, u16)>,
     idle_ms: u64,
+    rtcp_packets: u64,
+    report_blocks: u64,
+    reported_fraction: u8,
+    reported_lost: i32,
+    reported_jitter: u32,
+    rtt_us: u64,
 }
 
 impl RelayLegStats {
@@ -146,12 +154,20 @@ impl RelayLegStats {
             packets: reception.packets,
             bytes: reception.bytes,
             dropped: leg.dropped,
+            wrong: leg.wrong,
+            stranger: leg.stranger.map(super::events::address),
             lost: reception.lost(),
             expected: reception.expected(),
             jitter_us: reception.jitter_us(),
             by_datagram: reception.by_datagram,
             learned: leg.learned.map(super::events::address),
             idle_ms: now_us.saturating_sub(reception.last_us) / 1_000,
+            rtcp_packets: leg.reports.packets,
+            report_blocks: leg.reports.blocks,
+            reported_fraction: leg.reports.fraction,
+            reported_lost: leg.reports.lost,
+            reported_jitter: leg.reports.jitter,
+            rtt_us: leg.reports.rtt_us,
         }
     }
 }

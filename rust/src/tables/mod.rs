@@ -7,6 +7,7 @@ pub mod nat;
 pub mod relays;
 pub mod reservations;
 pub mod routes;
+pub mod rtcp;
 pub mod session;
 pub mod sharded;
 pub mod sockets;

@@ -1,8 +1,11 @@
-//! Media relays of the embedded SBC: two inner ports of this process joined back to back. Rules come from
-//! the control plane; packets only read them, learn a port, and count.
+//! Media relays of the embedded SBC: two ports of this process joined back to back. A port is an inner one, or
+//! a UDP socket on the core side. Rules come from the control plane; packets only read them, learn a port,
+//! and count.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
 use ahash::RandomState;
@@ -10,7 +13,10 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::counters::Counter;
 use crate::limits::MAX_RELAYS;
-use crate::packet::Meta;
+use crate::tables::rtcp::{self, Reports};
+
+/// Addresses that may speak before the negotiated party is known: phones of one user that ring at once.
+pub const EARLY: usize = 4;
 
 /// RTP clock of the payload types with a fixed one (RFC 3551 section 6); everything else is taken for the
 /// 8 kHz of telephony, which scales the jitter of such a stream but not its loss.
@@ -55,10 +61,6 @@ impl Reception {
     fn follow(&mut self, rtp: &[u8], now_us: u64) {
         let Some(head) = rtp.first_chunk::<12>().filter(|h| h[0] >> 6 == 2) else { return };
         let payload_type = head[1] & 0x7f;
-        // RFC 5761: these are RTCP on the same port.
-        if (64..=95).contains(&payload_type) {
-            return;
-        }
         let number = u16::from_be_bytes([head[2], head[3]]);
         let stamp = u32::from_be_bytes([head[4], head[5], head[6], head[7]]);
         let ssrc = u32::from_be_bytes([head[8], head[9], head[10], head[11]]);
@@ -127,13 +129,29 @@ pub struct Leg {
     pub local: SocketAddr,
     pub remote: Option<SocketAddr>,
     pub learned: Option<SocketAddr>,
+    /// While the party is not known: who was offered this port. The first of them to speak has it.
+    early: [Option<IpAddr>; EARLY],
     pub dropped: u64,
+    /// Of those: packets of somebody who is not the party, and who that was last.
+    pub wrong: u64,
+    pub stranger: Option<SocketAddr>,
     pub reception: Reception,
+    pub reports: Reports,
 }
 
 impl Leg {
-    fn new(local: SocketAddr, remote: Option<SocketAddr>) -> Self {
-        Self { local, remote, learned: None, dropped: 0, reception: Reception::default() }
+    fn new(end: &End) -> Self {
+        Self {
+            local: end.local,
+            remote: end.remote,
+            learned: None,
+            early: end.early,
+            dropped: 0,
+            wrong: 0,
+            stranger: None,
+            reception: Reception::default(),
+            reports: Reports::default(),
+        }
     }
 
     /// Where to send to this party.
@@ -142,25 +160,73 @@ impl Leg {
     }
 
     /// Whether a packet from `source` may be this party's; learns its port (RFC 4961). Only the negotiated
-    /// address counts, and once a port is learned, only that port.
+    /// address counts, or before that one that was offered the port; and once a port is learned, only that.
     fn admit(&mut self, source: SocketAddr) -> bool {
-        match (self.remote, self.learned) {
-            (Some(_), Some(learned)) => learned == source,
-            (Some(remote), None) if remote.ip() == source.ip() => {
-                self.learned = Some(source);
-                true
-            }
-            _ => false,
+        let known = match (self.learned, self.remote) {
+            (Some(learned), _) => return learned == source,
+            (None, Some(remote)) => remote.ip() == source.ip(),
+            (None, None) => self.early.contains(&Some(source.ip())),
+        };
+        if known {
+            self.learned = Some(source);
         }
+        known
     }
+
+    fn admit_or_count(&mut self, source: SocketAddr) -> Result<(), Counter> {
+        if self.admit(source) {
+            return Ok(());
+        }
+        self.dropped += 1;
+        self.wrong += 1;
+        self.stranger = Some(source);
+        Err(Counter::RelayWrongSource)
+    }
+}
+
+/// How one end of a relay begins.
+#[derive(Clone, Copy, Debug)]
+pub struct End {
+    pub local: SocketAddr,
+    pub remote: Option<SocketAddr>,
+    pub early: [Option<IpAddr>; EARLY],
+}
+
+/// A UDP socket on the core side, read by one worker. Batches hold the relay until they have been flushed, so
+/// that its descriptor cannot become another's meanwhile.
+#[derive(Debug)]
+pub struct CoreSocket {
+    pub id: u64,
+    pub worker: usize,
+    socket: UdpSocket,
+}
+
+impl CoreSocket {
+    pub fn bind(id: u64, worker: usize, local: SocketAddr) -> io::Result<Self> {
+        let socket = UdpSocket::bind(local)?;
+        socket.set_nonblocking(true)?;
+        Ok(Self { id, worker, socket })
+    }
+
+    pub fn fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
+/// What of a relay's packets is read for statistics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Follow {
+    pub rtp: bool,
+    pub rtcp: bool,
 }
 
 /// Two legs and what is being followed.
 #[derive(Debug)]
 pub struct Relay {
     pub id: u64,
-    pub rtp: bool,
+    follow: Follow,
     legs: Mutex<[Leg; 2]>,
+    core: [Option<CoreSocket>; 2],
 }
 
 /// Where a relayed packet goes on to.
@@ -186,11 +252,20 @@ impl Relay {
         *self.legs.lock()
     }
 
+    /// The socket of a leg on the core side.
+    pub fn core(&self, side: usize) -> Option<&CoreSocket> {
+        self.core.get(side).and_then(Option::as_ref)
+    }
+
+    pub fn cores(&self) -> impl Iterator<Item = &CoreSocket> {
+        self.core.iter().flatten()
+    }
+
     /// A packet for one of the two ports.
     pub fn pass(
         &self,
         side: usize,
-        meta: &Meta,
+        source: SocketAddr,
         payload: &[u8],
         path: i8,
         now_us: u64,
@@ -198,12 +273,13 @@ impl Relay {
         let mut legs = self.legs.lock();
         let [a, b] = &mut *legs;
         let (here, there) = if side == 0 { (a, b) } else { (b, a) };
-        if !here.admit(SocketAddr::new(meta.source, meta.source_port)) {
-            here.dropped += 1;
-            return Err(Counter::RelayWrongSource);
-        }
+        here.admit_or_count(source)?;
         here.reception.count(payload.len(), path == 1, now_us);
-        if self.rtp {
+        if rtcp::is_rtcp(payload) {
+            if self.follow.rtcp {
+                here.reports.hear(payload, there.reports.sent(), now_us);
+            }
+        } else if self.follow.rtp {
             here.reception.follow(payload, now_us);
         }
         let Some(to) = there.target() else {
@@ -217,6 +293,7 @@ impl Relay {
 #[derive(Debug, Default)]
 struct Maps {
     by_port: HashMap<(IpAddr, u16), (Arc<Relay>, usize), RandomState>,
+    by_socket: HashMap<u64, (Arc<Relay>, usize), RandomState>,
     by_id: HashMap<u64, Arc<Relay>, RandomState>,
 }
 
@@ -234,35 +311,46 @@ pub struct Relays {
 }
 
 impl Relays {
-    /// Join two ports.
+    /// Join two ports. An end with a socket is on the core side.
     pub fn open(
         &self,
         id: u64,
-        locals: [SocketAddr; 2],
-        remotes: [Option<SocketAddr>; 2],
-        rtp: bool,
-    ) -> Result<(), RelayError> {
+        ends: [End; 2],
+        core: [Option<CoreSocket>; 2],
+        follow: Follow,
+    ) -> Result<Arc<Relay>, RelayError> {
         let mut maps = self.maps.write();
         if maps.by_id.len() >= MAX_RELAYS {
             return Err(RelayError::TooMany);
         }
-        let keys = locals.map(|l| (l.ip(), l.port()));
-        if keys[0] == keys[1] || keys.iter().any(|k| maps.by_port.contains_key(k)) {
+        let inner: Vec<_> = (0..2).filter(|side| core[*side].is_none()).collect();
+        let keys = ends.map(|end| (end.local.ip(), end.local.port()));
+        let taken = inner.iter().any(|side| maps.by_port.contains_key(&keys[*side]));
+        if taken || (inner.len() == 2 && keys[0] == keys[1]) {
             return Err(RelayError::InUse);
         }
-        let legs = [Leg::new(locals[0], remotes[0]), Leg::new(locals[1], remotes[1])];
-        let relay = Arc::new(Relay { id, rtp, legs: Mutex::new(legs) });
+        let legs = [Leg::new(&ends[0]), Leg::new(&ends[1])];
+        let relay = Arc::new(Relay { id, follow, legs: Mutex::new(legs), core });
         for (side, key) in keys.into_iter().enumerate() {
-            maps.by_port.insert(key, (Arc::clone(&relay), side));
+            let place = (Arc::clone(&relay), side);
+            match relay.core(side) {
+                Some(socket) => maps.by_socket.insert(socket.id, place),
+                None => maps.by_port.insert(key, place),
+            };
         }
-        maps.by_id.insert(id, relay);
-        Ok(())
+        maps.by_id.insert(id, Arc::clone(&relay));
+        Ok(relay)
     }
 
     /// The relay that owns a port, and which of its legs that is.
     #[inline]
     pub fn find(&self, address: IpAddr, port: u16) -> Option<(Arc<Relay>, usize)> {
         self.maps.read().by_port.get(&(address, port)).cloned()
+    }
+
+    /// The relay that owns a core-side socket, and which of its legs that is.
+    pub fn of_socket(&self, id: u64) -> Option<(Arc<Relay>, usize)> {
+        self.maps.read().by_socket.get(&id).cloned()
     }
 
     pub fn get(&self, id: u64) -> Option<Arc<Relay>> {
@@ -273,8 +361,11 @@ impl Relays {
     pub fn close(&self, id: u64) -> Option<Arc<Relay>> {
         let mut maps = self.maps.write();
         let relay = maps.by_id.remove(&id)?;
-        for leg in relay.legs() {
-            maps.by_port.remove(&(leg.local.ip(), leg.local.port()));
+        for (side, leg) in relay.legs().iter().enumerate() {
+            match relay.core(side) {
+                Some(socket) => maps.by_socket.remove(&socket.id),
+                None => maps.by_port.remove(&(leg.local.ip(), leg.local.port())),
+            };
         }
         Some(relay)
     }
@@ -283,7 +374,6 @@ impl Relays {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::packet::{UdpHead, write_udp};
 
     fn at(text: &str) -> SocketAddr {
         text.parse().unwrap()
@@ -291,10 +381,15 @@ mod tests {
 
     fn relay() -> Relays {
         let relays = Relays::default();
-        let locals = [at("10.0.0.1:4000"), at("10.0.0.1:4002")];
-        let remotes = [Some(at("10.0.0.2:5000")), Some(at("10.0.0.3:6000"))];
-        relays.open(1, locals, remotes, true).unwrap();
+        let ends = [end("10.0.0.1:4000", Some("10.0.0.2:5000")), end("10.0.0.1:4002", Some("10.0.0.3:6000"))];
+        relays.open(1, ends, [None, None], ALL).unwrap();
         relays
+    }
+
+    const ALL: Follow = Follow { rtp: true, rtcp: true };
+
+    fn end(local: &str, remote: Option<&str>) -> End {
+        End { local: at(local), remote: remote.map(at), early: [None; EARLY] }
     }
 
     fn rtp(number: u16, stamp: u32) -> Vec<u8> {
@@ -313,17 +408,7 @@ mod tests {
         payload: &[u8],
         now_us: u64,
     ) -> Result<Onward, Counter> {
-        let source = at(source);
-        let mut packet = Vec::new();
-        let head = UdpHead {
-            source: source.ip(),
-            source_port: source.port(),
-            destination: "10.0.0.1".parse().unwrap(),
-            destination_port: 4000,
-            tos: 0,
-        };
-        assert!(write_udp(&head, payload, &mut packet));
-        relay.pass(side, &Meta::parse(&packet).unwrap(), payload, 1, now_us)
+        relay.pass(side, at(source), payload, 1, now_us)
     }
 
     #[test]
@@ -380,9 +465,40 @@ mod tests {
     #[test]
     fn ports_are_owned_by_one_relay() {
         let relays = relay();
-        let again = relays.open(2, [at("10.0.0.1:4002"), at("10.0.0.1:4004")], [None, None], true);
-        assert_eq!(again, Err(RelayError::InUse));
+        let ends = || [end("10.0.0.1:4002", None), end("10.0.0.1:4004", None)];
+        assert_eq!(relays.open(2, ends(), [None, None], ALL).unwrap_err(), RelayError::InUse);
         assert!(relays.close(1).is_some() && relays.find("10.0.0.1".parse().unwrap(), 4000).is_none());
-        assert!(relays.open(2, [at("10.0.0.1:4002"), at("10.0.0.1:4004")], [None, None], true).is_ok());
+        assert!(relays.open(2, ends(), [None, None], ALL).is_ok());
+    }
+
+    #[test]
+    fn before_the_answer_the_first_of_those_who_were_asked_is_heard() {
+        let relays = Relays::default();
+        let mut callee = end("10.0.0.1:4002", None);
+        callee.early = [Some(at("10.0.0.3:0").ip()), Some(at("10.0.0.4:0").ip()), None, None];
+        let ends = [end("10.0.0.1:4000", Some("10.0.0.2:5000")), callee];
+        let relay = relays.open(1, ends, [None, None], ALL).unwrap();
+        assert_eq!(send(&relay, 1, "10.0.0.9:6000", b"x", 0), Err(Counter::RelayWrongSource));
+        assert_eq!(send(&relay, 0, "10.0.0.2:5000", b"x", 0), Err(Counter::RelayNoParty));
+        assert_eq!(send(&relay, 1, "10.0.0.4:6000", b"x", 0).unwrap().to, at("10.0.0.2:5000"));
+        assert_eq!(send(&relay, 0, "10.0.0.2:5000", b"x", 0).unwrap().to, at("10.0.0.4:6000"));
+        assert_eq!(send(&relay, 1, "10.0.0.3:6000", b"x", 0), Err(Counter::RelayWrongSource));
+        let leg = relay.legs()[1];
+        assert_eq!((leg.wrong, leg.stranger), (2, Some(at("10.0.0.3:6000"))));
+        relay.update([None, Some(at("10.0.0.3:7000"))]);
+        assert!(send(&relay, 1, "10.0.0.3:6000", b"x", 0).is_ok(), "the answer decides");
+        assert_eq!(send(&relay, 1, "10.0.0.4:6000", b"x", 0), Err(Counter::RelayWrongSource));
+    }
+
+    #[test]
+    fn a_core_side_leg_is_found_by_its_socket_only() {
+        let relays = Relays::default();
+        let socket = CoreSocket::bind(77, 0, at("127.0.0.1:0")).unwrap();
+        let ends = [end("10.0.0.1:4000", Some("10.0.0.2:5000")), end("127.0.0.1:4002", None)];
+        relays.open(1, ends, [None, Some(socket)], ALL).unwrap();
+        assert!(relays.find("127.0.0.1".parse().unwrap(), 4002).is_none());
+        assert_eq!(relays.of_socket(77).unwrap().1, 1);
+        drop(relays.close(1));
+        assert!(relays.of_socket(77).is_none());
     }
 }

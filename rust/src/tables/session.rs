@@ -70,6 +70,8 @@ pub struct SessionDrops {
     pub wrong_destination: AtomicU64,
     pub rate_limited: AtomicU64,
     pub no_path: AtomicU64,
+    /// For a port of the server's own where nothing listens.
+    pub unbound: AtomicU64,
 }
 
 /// One client, as the packets see it.
@@ -144,13 +146,14 @@ impl Session {
     }
 
     /// Named drops, for the operator.
-    pub fn drop_counts(&self) -> [(&'static str, u64); 4] {
+    pub fn drop_counts(&self) -> [(&'static str, u64); 5] {
         let read = |value: &AtomicU64| value.load(Ordering::Relaxed);
         [
             ("drop_inner_spoofed_source", read(&self.drops.spoofed_source)),
             ("drop_inner_wrong_destination", read(&self.drops.wrong_destination)),
             ("drop_inner_rate_limited", read(&self.drops.rate_limited)),
             ("drop_inner_no_path", read(&self.drops.no_path)),
+            ("drop_socket_unbound", read(&self.drops.unbound)),
         ]
     }
 }

@@ -21,10 +21,11 @@ use crate::boundary::{Command, Event};
 use crate::counters::{Counter, CounterSet};
 use crate::engine::{Engine, Inbox, Tun};
 use crate::forward::Forwarder;
-use crate::limits::{BATCH, DATAGRAM_SLOT};
+use crate::limits::{BATCH, DATAGRAM_SLOT, READ_BUDGET};
 use crate::sys::{READABLE, Ready, ReadyList, RecvBatch};
 use crate::tables::detect::MediaPort;
 use crate::tables::doubt::WATCH_US;
+use crate::tables::relays::CoreSocket;
 use crate::tunnel::Tunnel;
 
 use datagrams::Datagrams;
@@ -40,6 +41,7 @@ pub mod token {
     pub const PORT: u8 = 4;
     pub const TUN: u8 = 5;
     pub const CORE: u8 = 6;
+    pub const RELAY: u8 = 7;
 }
 
 const ID_BITS: u32 = 56;
@@ -145,6 +147,7 @@ impl Worker {
                 let engine = Arc::clone(&self.forwarder.engine);
                 engine.core.receive(id, &mut self.forwarder);
             }
+            token::RELAY => self.read_relay(id),
             _ => {}
         }
     }
@@ -232,6 +235,31 @@ impl Worker {
             };
             if let Some(packet) = packet.get_mut(..length) {
                 self.forwarder.from_tun(&tun, packet);
+            }
+        }
+    }
+
+    /// Media has come to a relay's socket on the core side.
+    fn read_relay(&mut self, id: u64) {
+        let Some((relay, side)) = self.forwarder.engine.relays.of_socket(id) else {
+            return;
+        };
+        let Some(fd) = relay.core(side).map(CoreSocket::fd) else {
+            return;
+        };
+        for _ in 0..READ_BUDGET {
+            let Ok((count, more)) = self.batch.receive(fd) else {
+                return;
+            };
+            for index in 0..count {
+                if let Some((datagrams, peer)) = self.batch.get(index) {
+                    for datagram in datagrams {
+                        self.forwarder.from_core(&relay, side, peer, datagram);
+                    }
+                }
+            }
+            if !more {
+                return;
             }
         }
     }

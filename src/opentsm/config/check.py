@@ -106,8 +106,30 @@ def _sbcs(checker: Checker) -> None:
             text = f"realm {sbc.realm.name} has sbc {holder} already; there is at most one"
             checker.complain("sbc", sbc.name, "realm", text)
         _sbc_ports(checker, sbc)
-        for key, text, hint in _sbc_address(checker.settings, sbc):
-            checker.complain("sbc", sbc.name, key, text, hint)
+        for key, address in (("address", sbc.address), ("address6", sbc.address6)):
+            if address is not None:
+                for text, hint in _sbc_address(checker.settings, sbc, address):
+                    checker.complain("sbc", sbc.name, key, text, hint)
+        if sbc.address6 is not None and sbc.address6.version == sbc.address.version:
+            text = f"{sbc.address6} is of the same family as {sbc.address}"
+            checker.complain("sbc", sbc.name, "address6", text, "give one IPv4 and one IPv6 address")
+        if sbc.core_address in checker.settings.server_addresses | set(sbc.addresses):
+            text = f"{sbc.core_address} is an inner address"
+            checker.complain("sbc", sbc.name, "core-address", text, "give one of this machine's own")
+
+
+def _trunks(checker: Checker) -> None:
+    for trunk in checker.settings.trunks.values():
+        sbc = trunk.sbc
+        if sbc.core_address is None and sbc.realm.core is not CoreSide.TUN:
+            text = f"sbc {sbc.name} has no core-address from which it could be reached"
+            checker.complain("trunk", trunk.name, "sbc", text, "add core-address to the sbc")
+        if sbc.core_address is not None and sbc.core_address.version != trunk.address.version:
+            text = f"{trunk.address} cannot be reached from {sbc.core_address}"
+            checker.complain("trunk", trunk.name, "address", text, "both must be IPv4, or both IPv6")
+        if sbc.core_address is not None and trunk.transport not in sbc.core_transports:
+            text = f"sbc {sbc.name} does not speak {trunk.transport} there"
+            checker.complain("trunk", trunk.name, "transport", text, "add it to core-transports")
 
 
 def _sbc_ports(checker: Checker, sbc: Sbc) -> None:
@@ -115,33 +137,37 @@ def _sbc_ports(checker: Checker, sbc: Sbc) -> None:
     if first <= sbc.port <= last:
         text = f"port {sbc.port} of SIP lies among the media ports {first}-{last}"
         checker.complain("sbc", sbc.name, "media-ports", text, "leave it out of the range")
+    core_first, core_last = sbc.core_media_ports
+    if sbc.core_address is not None and core_first <= sbc.core_port <= core_last:
+        text = f"port {sbc.core_port} of SIP lies among the media ports {core_first}-{core_last}"
+        checker.complain("sbc", sbc.name, "core-media-ports", text, "leave it out of the range")
     echo = sbc.realm.echo
     if echo and sbc.address in _own(sbc.realm) and (echo == sbc.port or first <= echo <= last):
         text = f"port {echo} is the realm's echo service on the same address"
         checker.complain("sbc", sbc.name, "port", text, "choose another port, or another address")
 
 
-def _sbc_address(settings: Settings, sbc: Sbc) -> Iterator[tuple[str, str, str]]:
-    """What is wrong with an SBC's address: setting, problem, remedy."""
-    address, realm = sbc.address, sbc.realm
+def _sbc_address(settings: Settings, sbc: Sbc, address: IpAddress) -> Iterator[tuple[str, str]]:
+    """What is wrong with an SBC's inner address: problem, remedy."""
+    realm = sbc.realm
     prefixes = [own.network for own in realm.addresses]
     if realm.core is CoreSide.TUN and address in _own(realm):
         text = f"{address} is the kernel's, because the realm's core is tun"
-        yield "address", text, "give the SBC an address of its own in the same prefix"
+        yield text, "give the SBC an address of its own in the same prefix"
     if prefixes and not any(address in prefix for prefix in prefixes):
         shown = ", ".join(map(str, prefixes))
-        yield "address", f"{address} is outside of the prefixes of realm {realm.name} ({shown})", "change it"
+        yield f"{address} is outside of the prefixes of realm {realm.name} ({shown})", "change it"
     for other in settings.realms.values():
         if other.name != realm.name and address in _own(other):
-            yield "address", f"realm {other.name} has {address} already", "choose another"
+            yield f"realm {other.name} has {address} already", "choose another"
     for other_sbc in settings.sbcs.values():
-        if other_sbc.address == address and other_sbc is not sbc and other_sbc.name < sbc.name:
-            yield "address", f"sbc {other_sbc.name} has {address} already", "choose another"
+        if address in other_sbc.addresses and other_sbc is not sbc and other_sbc.name < sbc.name:
+            yield f"sbc {other_sbc.name} has {address} already", "choose another"
     if address in settings.server_addresses:
         return  # no pool leases these
     for pool in settings.address_pools.values():
         if any(address in one for one in pool.ranges):
-            yield "address", f"{address} is in pool {pool.name}", "choose another, or take it out of the pool"
+            yield f"{address} is in pool {pool.name}", "choose another, or take it out of the pool"
 
 
 def _own(realm: Realm) -> set[IpAddress]:
@@ -379,6 +405,7 @@ def _asks(profile: TlsProfile) -> bool:
 _CHECKS: Final[tuple[Callable[[Checker], None], ...]] = (
     _realms,
     _sbcs,
+    _trunks,
     _tls_profiles,
     _ports,
     _policies,

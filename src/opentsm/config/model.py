@@ -136,12 +136,15 @@ class Realm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sbc:
-    """An embedded SBC: registrar, proxy and media relay for calls between the clients of a realm.
+    """An embedded SBC: registrar, proxy and media relay for calls between the clients of a realm, and the
+    server's own network.
 
     Attributes:
-        address: where it answers, an inner address that is the user plane's.
+        address, address6: where it answers, inner addresses that are the user plane's.
         users_file: SIP accounts, in the format of ``htdigest``.
         media_ports: first and last port of relayed media, both included.
+        core_address: where it is on the server's own network, by the kernel's sockets; None: nowhere.
+        core_phones: from where phones may register there.
     """
 
     name: str
@@ -154,6 +157,37 @@ class Sbc:
     anchoring: bool = True
     cdr_file: Path | None = None
     database: Path | None = None
+    address6: IpAddress | None = None
+    core_address: IpAddress | None = None
+    core_port: int = 5060
+    core_transports: tuple[str, ...] = ("udp", "tcp")
+    core_media_ports: tuple[int, int] = (40000, 49999)
+    core_phones: tuple[IpNetwork, ...] = ()
+
+    @property
+    def addresses(self) -> tuple[IpAddress, ...]:
+        """The one or two inner addresses."""
+        return (self.address,) if self.address6 is None else (self.address, self.address6)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trunk:
+    """A SIP neighbour of an SBC on the server's own network.
+
+    Attributes:
+        sources: who counts as it when they send; none: ``address`` alone.
+        domains, numbers: what goes there; ``*`` is the rest.
+    """
+
+    name: str
+    sbc: Sbc
+    address: IpAddress
+    port: int = 5060
+    transport: str = "udp"
+    sources: tuple[IpNetwork, ...] = ()
+    domains: tuple[str, ...] = ()
+    numbers: tuple[str, ...] = ()
+    calls_in: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,6 +312,7 @@ class Settings:
     authentication: Authentication
     realms: dict[str, Realm] = field(default_factory=dict)
     sbcs: dict[str, Sbc] = field(default_factory=dict)
+    trunks: dict[str, Trunk] = field(default_factory=dict)
     tls_profiles: dict[str, TlsProfile] = field(default_factory=dict)
     ports: dict[str, Port] = field(default_factory=dict)
     data_flows: dict[str, DataFlow] = field(default_factory=dict)
@@ -288,6 +323,10 @@ class Settings:
     def sbc_of(self, realm: Realm) -> Sbc | None:
         """The SBC of a realm, if it has one."""
         return next((sbc for sbc in self.sbcs.values() if sbc.realm.name == realm.name), None)
+
+    def trunks_of(self, sbc: Sbc) -> tuple[Trunk, ...]:
+        """An SBC's neighbours, in the file's order."""
+        return tuple(trunk for trunk in self.trunks.values() if trunk.sbc.name == sbc.name)
 
     @property
     def server_addresses(self) -> frozenset[IpAddress]:

@@ -236,7 +236,7 @@ SBC: Final = ObjectType(
     model.Sbc,
     "sbcs",
     "The embedded SBC of a realm (at most one): registrar, proxy and media relay for calls between tunnelled "
-    "clients; see [sbc.md](sbc.md).",
+    "clients, and between them and the server's own network; see [sbc.md](sbc.md).",
     (
         Field(
             "realm",
@@ -262,7 +262,19 @@ SBC: Final = ObjectType(
             required=True,
             effect=Effect.RESTART,
         ),
-        Field("port", kinds.count(1, 65535), "Inner UDP port of SIP.", default="5060", effect=Effect.RESTART),
+        Field(
+            "address6",
+            kinds.ADDRESS,
+            "A second inner address of the other family, under the same conditions.",
+            effect=Effect.RESTART,
+        ),
+        Field(
+            "port",
+            kinds.count(1, 65535),
+            "Inner port of SIP, UDP and TCP.",
+            default="5060",
+            effect=Effect.RESTART,
+        ),
         Field(
             "users-file",
             kinds.path(),
@@ -295,6 +307,90 @@ SBC: Final = ObjectType(
             kinds.path(or_empty=True),
             "SQLite file that keeps registrations and call records over a restart; without it they are kept "
             "in memory.",
+            effect=Effect.RESTART,
+        ),
+        Field(
+            "core-address",
+            kinds.ADDRESS,
+            "Address of this machine at which trunks and phones on the server's own network reach the SBC, "
+            "and it them, by the kernel's sockets. Without it: no such calls, unless the realm's core is "
+            "`tun`, where the kernel routes them to `address`.",
+            effect=Effect.RESTART,
+        ),
+        Field(
+            "core-port",
+            kinds.count(1, 65535),
+            "Port of SIP there.",
+            default="5060",
+            effect=Effect.RESTART,
+        ),
+        Field(
+            "core-transports",
+            kinds.many(kinds.word(("udp", "tcp"))),
+            "Transports of SIP there.",
+            default="udp, tcp",
+            effect=Effect.RESTART,
+        ),
+        Field(
+            "core-media-ports",
+            kinds.PORT_RANGE,
+            "UDP ports of relayed media there; two for each stream of a call.",
+            default="40000-49999",
+            effect=Effect.RESTART,
+        ),
+        Field(
+            "core-phones",
+            kinds.many(kinds.NETWORK),
+            "Prefixes from which phones on the server's own network may register with a SIP password.",
+            effect=Effect.RESTART,
+        ),
+    ),
+    presence=Effect.RESTART,
+)
+
+TRUNK: Final = ObjectType(
+    "trunk",
+    model.Trunk,
+    "trunks",
+    "A SIP neighbour of an SBC on the server's own network: a trunk, a PBX, another SIP server, or a phone.",
+    (
+        Field(
+            "sbc", kinds.reference("sbc"), "SBC whose neighbour it is.", required=True, effect=Effect.RESTART
+        ),
+        Field("address", kinds.ADDRESS, "Where requests to it go.", required=True, effect=Effect.RESTART),
+        Field("port", kinds.count(1, 65535), "Port of SIP there.", default="5060", effect=Effect.RESTART),
+        Field(
+            "transport",
+            kinds.word(("udp", "tcp")),
+            "Transport of requests to it; it may use either.",
+            default="udp",
+            effect=Effect.RESTART,
+        ),
+        Field(
+            "sources",
+            kinds.many(kinds.NETWORK),
+            "Addresses and prefixes that count as this neighbour when they send; none: `address` alone.",
+            effect=Effect.RESTART,
+        ),
+        Field(
+            "domains",
+            kinds.many(kinds.text("a domain, or * for all others", r"\*|[A-Za-z0-9.:\[\]-]{1,253}")),
+            "Foreign domains whose requests go there.",
+            effect=Effect.RESTART,
+        ),
+        Field(
+            "numbers",
+            kinds.many(
+                kinds.text("the beginning of a number or name, or * for all", r"\*|[^\s@;<>\"]{1,64}")
+            ),
+            "Beginnings of numbers and names that go there when no account has them; the longest wins.",
+            effect=Effect.RESTART,
+        ),
+        Field(
+            "calls-in",
+            kinds.switch(),
+            "Whether it may call registered users.",
+            default="on",
             effect=Effect.RESTART,
         ),
     ),
@@ -535,6 +631,7 @@ OBJECTS: Final = (
     AUTHENTICATION,
     REALM,
     SBC,
+    TRUNK,
     TLS_PROFILE,
     PORT,
     DATA_FLOW,

@@ -10,16 +10,18 @@ from __future__ import annotations
 
 from .parties import ANY_USER, Client, IdentityOf
 from .service import SbcService, Tunnels
-from .settings import SbcSettings
+from .settings import CoreSide, SbcSettings, Trunk
 from .users import Credentials, Users, account_line
 
 __all__ = [
     "ANY_USER",
     "Client",
+    "CoreSide",
     "Credentials",
     "IdentityOf",
     "SbcService",
     "SbcSettings",
+    "Trunk",
     "Tunnels",
     "Users",
     "account_line",

@@ -25,7 +25,13 @@ class RelayKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class OpenRelay:
-    """Join two ports of ours; side A is the caller's. See ``UserPlane.relay_open``."""
+    """Join two ports of ours; side A is the caller's. See ``UserPlane.relay_open``.
+
+    Attributes:
+        remote_a, remote_b: the negotiated parties. early_a, early_b: as long as that is not known, addresses
+            that were offered the port and may be heard already.
+        core_a, core_b: the port is a UDP socket on the core side. rtp, rtcp: what is read for statistics.
+    """
 
     key: RelayKey
     local_a: SocketAddress
@@ -33,6 +39,11 @@ class OpenRelay:
     remote_a: SocketAddress | None
     remote_b: SocketAddress | None
     rtp: bool
+    rtcp: bool = False
+    early_a: tuple[str, ...] = ()
+    early_b: tuple[str, ...] = ()
+    core_a: bool = False
+    core_b: bool = False
 
 
 @dataclass(frozen=True, slots=True)

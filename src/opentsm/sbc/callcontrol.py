@@ -12,7 +12,7 @@ from .dialogs import MAX_SECONDS, SESSION_GRACE, Call, CallInput, CallKey, CallS
 from .forking import Context, Target
 from .headers import Essentials, name_addr_untrusted, uri_untrusted
 from .hop import Hop
-from .media import Leg, MediaSession, NoPorts, PortPool
+from .media import Leg, MediaSession, NoPorts, Pools, PortPool
 from .message import Request, Response, SipMessage
 from .parties import Client, Side
 from .sdp import Description, parse_untrusted
@@ -33,7 +33,9 @@ class CallControl:
 
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
+        core = shared.settings.core
         self.ports = PortPool(*shared.settings.media_ports)
+        self._pools = Pools(self.ports, PortPool(*(core.media_ports if core is not None else (0, 0))))
 
     # -- beginning ----------------------------------------------------------------------------------
     def begin(
@@ -48,11 +50,11 @@ class CallControl:
         """A first INVITE. A Call-ID and tag that are taken harm nobody's call."""
         calls = self._shared.calls
         known = calls.find(essentials.call_id, essentials.from_.tag, "")
-        if known is not None and not known.caller.owns(hop.remote[0]):
+        if known is not None and not known.caller.owns(hop.source):
             return Refusal(403, "Call-ID in use", "call-id-collision")
         if known is not None:
             return Refusal(482, "Merged Request", "merged-request")
-        if calls.is_full_for(hop.remote[0]):
+        if calls.is_full_for(hop.source):
             return _BUSY
         serial = calls.next_serial()
         caller = Party(
@@ -63,16 +65,18 @@ class CallControl:
             contact=_contact(request),
             header=request.get("From") or "",
             sequence=essentials.sequence,
-            addresses={hop.remote[0]},
+            addresses={hop.source},
+            trunk=self._trunk(hop),
         )
         callee = Party(
             aor=_name(essentials.to.uri),
             hop=targets[0].hop,
-            client=self._shared.identity_of(targets[0].hop.remote[0]),
-            addresses={target.hop.remote[0] for target in targets},
+            client=self._shared.client_of(targets[0].hop),
+            addresses={target.hop.source for target in targets},
+            trunk=self._trunk(targets[0].hop),
         )
         media = MediaSession(
-            serial, self.ports, _leg(hop, caller.client), _leg(callee.hop, callee.client),
+            serial, self._pools, self._leg(hop, caller.client), self._ringing(callee, targets),
             anchoring=self._shared.settings.anchoring,
         )  # fmt: skip
         key = CallKey(essentials.call_id, essentials.from_.tag)
@@ -80,6 +84,22 @@ class CallControl:
         calls.add(call)
         self._note(call, "call-started", caller=caller.aor, callee=callee.aor, **self._shared.who(hop))
         return call
+
+    def _leg(self, hop: Hop, client: Client | None, asked: Sequence[str] = ()) -> Leg:
+        """One side of media. ``asked``: others that may be heard before there is an answer."""
+        addresses = client.addresses if client is not None else ()
+        early = tuple(dict.fromkeys([hop.remote[0], *addresses, *asked]))
+        others = [a for a in self._shared.settings.addresses if a != hop.local[0] and not hop.core]
+        return Leg(hop.local[0], addresses, hop.remote[0], hop.core, early, *others)
+
+    def _ringing(self, callee: Party, targets: Sequence[Target]) -> Leg:
+        """Who may be heard before it has answered: every phone that is rung first."""
+        asked = [target.hop.remote[0] for target in targets]
+        return self._leg(callee.hop, callee.client, asked)
+
+    def _trunk(self, hop: Hop) -> str:
+        trunk = self._shared.trunk_of(hop)
+        return "" if trunk is None else trunk.name
 
     # -- requests and their SDP -----------------------------------------------------------------------
     def request_passes(
@@ -113,7 +133,7 @@ class CallControl:
         if context.is_invite and side is Side.CALLEE:
             late = call.state is CallState.ANSWERED and bool(call.callee.tag) and call.callee.tag != to_tag
             if not late and call.state is not CallState.ANSWERED:
-                leg = _leg(self._callee_hop(call, context, hop), self._shared.identity_of(hop.remote[0]))
+                leg = self._leg(self._callee_hop(call, context, hop), self._shared.client_of(hop))
                 self._do(call.media.set_leg(Side.CALLEE, leg))
         refusal = self._rewrite(call, side, response, answers=context.offered, late=late)
         if refusal is not None:
@@ -176,16 +196,16 @@ class CallControl:
         call.answered, call.code = now, response.code
         callee = call.callee
         callee.hop = self._callee_hop(call, context, hop)
-        callee.client = self._shared.identity_of(callee.hop.remote[0])
+        callee.client, callee.trunk = self._shared.client_of(callee.hop), self._trunk(callee.hop)
         callee.tag, callee.header = to_tag, response.get("To") or ""
         callee.contact = _contact(response)
-        callee.addresses = {hop.remote[0], callee.hop.remote[0]}
+        callee.addresses = {hop.source, callee.hop.source}
         self._note(call, "call-answered", code=response.code, **self._shared.who(callee.hop))
 
     def _callee_hop(self, call: Call, context: Context, hop: Hop) -> Hop:
         """Where the phone that answers is to be reached: where the INVITE reached it, unless it answers from
         another address altogether."""
-        reached = [b.target.hop for b in context.branches if b.target.hop.remote[0] == hop.remote[0]]
+        reached = [b.target.hop for b in context.branches if b.target.hop.source == hop.source]
         return hop if hop in reached or not reached else reached[0]
 
     def _watch(self, now: float, call: Call, response: Response) -> None:
@@ -241,10 +261,6 @@ class CallControl:
 def has_sdp(message: SipMessage) -> bool:
     kind = (message.get("Content-Type") or "").partition(";")[0].strip().lower()
     return bool(message.body) and kind == "application/sdp"
-
-
-def _leg(hop: Hop, client: Client | None) -> Leg:
-    return Leg(hop.local[0], client.addresses if client is not None else (), hop.remote[0])
 
 
 def _name(uri: str) -> str:

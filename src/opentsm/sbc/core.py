@@ -145,6 +145,24 @@ class SbcCore:
         ]
         return min((when for when in deadlines if when is not None), default=None)
 
+    def broken(self, hop: Hop, data: bytes, error: RemoteProtocolError) -> list[Action]:
+        """A stream cannot be read on. If it still says whose request ``data`` begins, the sender is told
+        why."""
+        who = self._shared.who(hop)
+        self._shared.note(f"sip-{error.reason}", warning=True, detail=error.detail, **who)
+        try:
+            message = parse_head_untrusted(data)
+            if isinstance(message, Request):
+                self._reject_unread(hop, message, error)
+        except RemoteProtocolError:
+            pass
+        return self.take()
+
+    def unreachable(self, now: float, hop: Hop) -> list[Action]:
+        """No connection to this neighbour can be had."""
+        self._proxy.unreachable(now, hop)
+        return self.take()
+
     def client_lost(self, now: float, addresses: Iterable[str]) -> list[Action]:
         """A client's session is closed: its contacts and calls end."""
         gone = frozenset(addresses)
@@ -152,7 +170,7 @@ class SbcCore:
         for address in sorted(gone):
             for aor in sorted(self._shared.location.at(address)):
                 for binding in self._shared.location.of(aor):
-                    if binding.hop.remote[0] == address:
+                    if binding.hop.source == address:
                         self._shared.location.remove(aor, binding.key)
                 self._save(aor)
         return self.take()
@@ -179,7 +197,7 @@ class SbcCore:
 
     # -- messages -----------------------------------------------------------------------------------
     def _receive_untrusted(self, now: float, hop: Hop, data: bytes) -> None:
-        if not self._flood.admits(now, hop.remote[0], len(data)):
+        if not self._flood.admits(now, hop.source, len(data)):
             raise RemoteProtocolError("flood")
         if not data.strip(b"\r\n\0"):
             if data.startswith(b"\r\n\r\n"):
@@ -206,6 +224,8 @@ class SbcCore:
         if request.version != "2.0":
             raise RemoteProtocolError("bad-version", request.version)
         essentials = essentials_untrusted(request)
+        if hop.reliable and not request.lines("Content-Length"):
+            raise RemoteProtocolError("bad-content-length", "none, on a stream")
         cut_body_untrusted(request)
         if scheme_of(request.uri) in ("sip", "sips", "tel"):
             uri_untrusted(request.uri)
@@ -257,7 +277,7 @@ class SbcCore:
         transactions = self._shared.transactions
         return (
             len(transactions) >= MAX_TRANSACTIONS * reserve
-            or transactions.of_peer(hop.remote[0]) >= MAX_TRANSACTIONS_PER_SOURCE * reserve
+            or transactions.of_peer(hop.source) >= MAX_TRANSACTIONS_PER_SOURCE * reserve
         )
 
     def _handle_untrusted(
@@ -273,7 +293,7 @@ class SbcCore:
             return Refusal(482, "", "loop-detected")
         if wanted := request.values("Proxy-Require"):
             return Refusal(420, "", "bad-extension", (("Unsupported", ", ".join(wanted)),))
-        client = self._shared.identity_of(hop.remote[0])
+        client = self._shared.client_of(hop)
         if request.method == "REGISTER":
             return self._register(now, server, request, essentials, client)
         decision = plan(self._shared, hop, request, essentials, client)
@@ -323,7 +343,7 @@ class SbcCore:
         if (request.get("Max-Forwards") or "").strip() == "0" or is_loop(self._shared, request):
             self._shared.note("ack-dropped", call_id=essentials.call_id)
             return
-        client, copy = self._shared.identity_of(hop.remote[0]), request.copy()
+        client, copy = self._shared.client_of(hop), request.copy()
         decision = plan(self._shared, hop, copy, essentials, client)
         if isinstance(decision, Plan) and essentials.to.tag:
             self._proxy.ack(decision, request, copy, essentials)
@@ -357,4 +377,4 @@ def server_key(hop: Hop, request: Request, essentials: Essentials) -> Transactio
         branch = hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
     sent_by = f"{branch}@{via.host}:{via.port or 5060}"
     method = "INVITE" if request.method == "ACK" else request.method
-    return TransactionKey("server", sent_by, method, hop.remote[0])
+    return TransactionKey("server", sent_by, method, hop.source)

@@ -73,7 +73,8 @@ class Party:
         client: the tunnel behind it, or None on the core side.
         tag: its dialog tag; empty until the callee has answered. contact: URI of its last Contact.
         header: its From or To text, tag and all. sequence: its last CSeq.
-        addresses: source addresses it has used in this call.
+        addresses: sources (``Hop.source``) it has used in this call.
+        trunk: name of the trunk behind it; empty if it is none.
     """
 
     aor: str
@@ -84,6 +85,7 @@ class Party:
     sequence: int = 0
     header: str = ""
     addresses: set[str] = field(default_factory=set)
+    trunk: str = ""
 
     def owns(self, address: str) -> bool:
         """Whether a request from this address can be this party's."""
@@ -160,13 +162,13 @@ class Calls:
 
     def add(self, call: Call) -> None:
         self._calls[call.key] = call
-        self._per_client[call.caller.hop.remote[0]] += 1
+        self._per_client[call.caller.hop.source] += 1
 
     def remove(self, call: Call) -> None:
         if self._calls.pop(call.key, None) is None:
             return
         self._deadlines.cancel(call.key)
-        address = call.caller.hop.remote[0]
+        address = call.caller.hop.source
         self._per_client[address] -= 1
         if not self._per_client[address]:
             del self._per_client[address]

@@ -27,11 +27,24 @@ TRANSPORTS: Final = ("udp", "tcp", "tls")
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """A SIP neighbour: ``remote`` as our socket ``local`` sees it."""
+    """A SIP neighbour: ``remote`` as our socket ``local`` sees it.
+
+    Attributes:
+        local: where we listen; on a TCP connection that we opened too. On TCP, both together name a
+        connection.
+        core: by a socket on the core side, where nobody stops a stranger from using an address that is some
+            client's inside.
+    """
 
     transport: str
     local: SocketAddress
     remote: SocketAddress
+    core: bool = False
+
+    @property
+    def source(self) -> str:
+        """Who it is, as far as an address can tell: an inner one and the same one outside are two."""
+        return f"core {self.remote[0]}" if self.core else self.remote[0]
 
     @property
     def reliable(self) -> bool:
@@ -55,7 +68,7 @@ class FlowTokens:
     def token(self, hop: Hop) -> str:
         """The token of a hop: letters, digits, ``-`` and ``_``, so that it can stand before an ``@``."""
         remote, local = ip_address(hop.remote[0]), ip_address(hop.local[0])
-        kind = TRANSPORTS.index(hop.transport) << 4 | remote.version
+        kind = hop.core << 7 | TRANSPORTS.index(hop.transport) << 4 | remote.version
         plain = struct.pack("!BHH", kind, hop.remote[1], hop.local[1]) + remote.packed + local.packed
         return base64.urlsafe_b64encode(self._mac(plain) + plain).rstrip(b"=").decode()
 
@@ -76,7 +89,8 @@ class FlowTokens:
         make = IPv4Address if kind & 15 == 4 else IPv6Address
         half = 5 + (len(plain) - 5) // 2
         remote, local = str(make(plain[5:half])), str(make(plain[half:]))
-        hop = Hop(TRANSPORTS[kind >> 4], (local, local_port), (remote, remote_port))
+        transport = TRANSPORTS[kind >> 4 & 7]
+        hop = Hop(transport, (local, local_port), (remote, remote_port), bool(kind >> 7))
         if self.token(hop) != token:
             # The decoder reads over characters that do not belong; one hop has one token.
             raise RemoteProtocolError("bad-flow-token", token[:80])

@@ -13,6 +13,9 @@ MAX_CONTACTS: Final = 10
 """Contacts of one user: desk phone, softphones and the ones that were restarted lately. A further one
 takes the place of the one that ends first, so a phone that forgets its contacts harms only itself."""
 
+CORE_OWNER: Final = ""
+"""Owner of what a phone outside of the tunnels registered: its password was all the proof there is."""
+
 MAX_USERS: Final = 100_000
 """Users with a binding: half the highest ``max-tunnels``; about 1 KiB each."""
 
@@ -64,7 +67,7 @@ class Location:
         return self._users.get(aor, {}).get(key)
 
     def at(self, address: str) -> frozenset[str]:
-        """Users registered from this inner address."""
+        """Users registered from this source (``Hop.source``)."""
         return frozenset(self._addresses.get(address, ()))
 
     def put(self, binding: Binding) -> Binding | None:
@@ -77,7 +80,7 @@ class Location:
             self.remove(binding.aor, evicted.key)
             contacts = self._users.setdefault(binding.aor, {})
         contacts[binding.key] = binding
-        self._addresses.setdefault(binding.hop.remote[0], Counter())[binding.aor] += 1
+        self._addresses.setdefault(binding.hop.source, Counter())[binding.aor] += 1
         self._deadlines.set((binding.aor, binding.key), binding.expires_at)
         return evicted
 
@@ -89,12 +92,12 @@ class Location:
         if not contacts:
             del self._users[aor]
         self._deadlines.cancel((aor, key))
-        here = self._addresses[binding.hop.remote[0]]
+        here = self._addresses[binding.hop.source]
         here[aor] -= 1
         if not here[aor]:
             del here[aor]
         if not here:
-            del self._addresses[binding.hop.remote[0]]
+            del self._addresses[binding.hop.source]
         return True
 
     def next_deadline(self) -> float | None:

@@ -12,15 +12,12 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
-from typing import Final
 
 from opentsm.types import Flow, Protocol, SocketAddress
 
 from .actions import CloseRelay, MediaAction, MediaFlows, OpenRelay, RelayKey, UpdateRelay
 from .parties import Side
 from .sdp import Description, Endpoint, Place, endpoint_untrusted, is_address, rewrite
-
-PAIRS_PER_STREAM: Final = 2
 
 
 class NoPorts(Exception):
@@ -40,18 +37,29 @@ class PortPool:
     def free(self) -> int:
         return len(self._free)
 
-    def take(self) -> tuple[int, int]:
-        """Even ports of two pairs: towards the caller and towards the callee.
+    def take(self) -> int:
+        """The even port of a pair.
 
         Raises:
-            NoPorts: fewer than two pairs are left.
+            NoPorts: none is left.
         """
-        if len(self._free) < PAIRS_PER_STREAM:
+        if not self._free:
             raise NoPorts
-        return self._free.popleft(), self._free.popleft()
+        return self._free.popleft()
 
-    def give_back(self, ports: tuple[int, int]) -> None:
-        self._free.extend(ports)
+    def give_back(self, port: int) -> None:
+        self._free.append(port)
+
+
+@dataclass(frozen=True, slots=True)
+class Pools:
+    """Where media ports come from: inner ones, and UDP sockets on the core side."""
+
+    inner: PortPool
+    core: PortPool
+
+    def of(self, leg: Leg) -> PortPool:
+        return self.core if leg.core else self.inner
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,24 +67,37 @@ class Leg:
     """One party as media sees it.
 
     Args:
-        local: our address that faces it. addresses: its inner addresses, which cannot be forged; empty for
+        local: our address that faces it. other: ours of the other family, if there is one. addresses: its
+        inner addresses, which cannot be forged; empty for
             somebody on the core side, who may name any address.
         source: where its SIP comes from.
+        core: media goes by sockets on the core side, ``local`` being the kernel's address.
+        early: where its media may come from before it has said so: whoever was offered the port.
     """
 
     local: str
     addresses: tuple[str, ...]
     source: str
+    core: bool = False
+    early: tuple[str, ...] = ()
+    other: str = ""
 
-    def corrected(self, address: str) -> str:
+    def facing(self, address: str) -> str:
+        """Our address for media with this one: of its family, if we have one."""
+        fits = bool(self.other) and _version(address) == _version(self.other)
+        return self.other if fits else self.local
+
+    def corrected(self, address: str, local: str = "") -> str:
         """The address it must have meant: a tunnelled client receives on its own inner address only, so any
-        other (a softphone's Ethernet address, or somebody else's) is wrong."""
+        other (a softphone's Ethernet address, or somebody else's) is wrong. So is one of the family that our
+        address facing it is not of: nothing could be sent there."""
+        version = _version(local or self.facing(address))
         if not self.addresses:
-            return address if is_address(address) else self.source
-        if address in self.addresses:
+            fits = is_address(address) and _version(address) == version
+            return address if fits else self.source
+        if address in self.addresses and _version(address) == version:
             return address
-        version = 6 if ":" in address else 4
-        same = [own for own in self.addresses if ip_address(own).version == version]
+        same = [own for own in self.addresses if _version(own) == version]
         return same[0] if same else self.source
 
 
@@ -84,14 +105,13 @@ class Leg:
 class _Stream:
     """One m-line's ports, parties and open relays."""
 
-    ports: tuple[int, int] | None = None
+    ports: dict[Side, int] = field(default_factory=dict)
     remote: dict[Side, Endpoint] = field(default_factory=dict)
     relays: dict[str, OpenRelay] = field(default_factory=dict)
     generation: int = 0
 
     def port(self, side: Side) -> int:
-        assert self.ports is not None
-        return self.ports[0 if side is Side.CALLER else 1]
+        return self.ports[side]
 
 
 Wanted = tuple[Endpoint | None, ...]
@@ -109,12 +129,12 @@ class MediaSession:
         corrected: how many ``c=`` addresses were put right.
     """
 
-    def __init__(self, call: int, ports: PortPool, caller: Leg, callee: Leg, *, anchoring: bool) -> None:
+    def __init__(self, call: int, pools: Pools, caller: Leg, callee: Leg, *, anchoring: bool) -> None:
         self.legs = {Side.CALLER: caller, Side.CALLEE: callee}
         self.corrected = 0
         self.codec = ""
         self._call = call
-        self._ports = ports
+        self._pools = pools
         self._anchoring = anchoring
         self._streams: list[_Stream] = []
         self._offer: tuple[Side, Wanted] | None = None
@@ -128,13 +148,38 @@ class MediaSession:
 
     def set_leg(self, side: Side, leg: Leg) -> list[MediaAction]:
         """Another phone of the callee's answers: it has other addresses, and the flows of the one before
-        are no longer media."""
+        are no longer media. Ports towards the one before are of no use to one on another side."""
         before = self.legs[side]
-        if leg == before:
+        if replace(leg, early=before.early) == before:
             return []
+        actions: list[MediaAction] = []
+        if (leg.local, leg.core) != (before.local, before.core):
+            actions += self._take_down()
+            for stream in self._streams:
+                self._release(stream, side)
         self.legs[side] = leg
         flows, self._announced[side] = self._announced[side], frozenset()
-        return [MediaFlows(before.source, _ordered(flows), active=False)] if flows else []
+        return [*actions, MediaFlows(before.source, _ordered(flows), active=False)] if flows else actions
+
+    def _take_down(self) -> list[MediaAction]:
+        relays = [relay for stream in self._streams for relay in stream.relays.values()]
+        for stream in self._streams:
+            stream.relays.clear()
+        return [CloseRelay(relay.key) for relay in relays]
+
+    def _release(self, stream: _Stream, side: Side) -> None:
+        if (port := stream.ports.pop(side, None)) is not None:
+            self._pools.of(self.legs[side]).give_back(port)
+
+    def _equip(self, stream: _Stream) -> None:
+        """See to it that the stream has a pair of ports towards each party.
+
+        Raises:
+            NoPorts: one of the two ranges is used up; what was taken is kept for the next attempt.
+        """
+        for side in Side:
+            if side not in stream.ports:
+                stream.ports[side] = self._pools.of(self.legs[side]).take()
 
     def offer(self, side: Side, description: Description) -> tuple[Description, list[MediaAction]]:
         """An offer passes. Returns what the other party is to see, and what to do.
@@ -159,7 +204,8 @@ class MediaSession:
         Raises:
             NoPorts, RemoteProtocolError: as ``offer``.
         """
-        wanted = self._read(side, description)
+        told = [self._local(index, side) for index in range(len(self._streams))]
+        wanted = self._read(side, description, told)
         places = self._places(side, wanted)
         if self._offer is not None and self._offer[0] is side.other:
             self._set(side.other, self._offer[1])
@@ -192,25 +238,26 @@ class MediaSession:
             stream.remote = {}
         actions = self._compile()
         for stream in self._streams:
-            if stream.ports is not None:
-                self._ports.give_back(stream.ports)
-                stream.ports = None
+            for side in Side:
+                self._release(stream, side)
         return actions
 
     # -- reading ----------------------------------------------------------------------------------
-    def _read(self, side: Side, description: Description) -> Wanted:
+    def _read(self, side: Side, description: Description, told: Sequence[str] = ()) -> Wanted:
+        """What a party asks for. An answer must be of the family of the place it was told."""
         return tuple(
-            self._correct(side, endpoint_untrusted(description, line))
+            self._correct(side, endpoint_untrusted(description, line), *told[index : index + 1])
             if line.port and line.is_datagram
             else None
-            for line in description.media
+            for index, line in enumerate(description.media)
         )
 
-    def _correct(self, side: Side, endpoint: Endpoint) -> Endpoint:
+    def _correct(self, side: Side, endpoint: Endpoint, local: str = "") -> Endpoint:
         if endpoint.held:
             return endpoint
         leg = self.legs[side]
-        address, rtcp = leg.corrected(endpoint.address), leg.corrected(endpoint.rtcp_address)
+        address = leg.corrected(endpoint.address, local)
+        rtcp = leg.corrected(endpoint.rtcp_address, leg.facing(address))
         self.corrected += address != endpoint.address
         return replace(endpoint, address=address, rtcp_address=rtcp)
 
@@ -219,18 +266,25 @@ class MediaSession:
         while len(self._streams) < len(wanted):
             self._streams.append(_Stream())
         places: list[Place | None] = []
-        for stream, endpoint in zip(self._streams, wanted, strict=False):
+        for index, (stream, endpoint) in enumerate(zip(self._streams, wanted, strict=False)):
             if endpoint is None:
                 places.append(None)
             elif not self._anchoring:
                 places.append(Place(endpoint.address, endpoint.port, endpoint.rtcp_port))
             else:
-                if stream.ports is None:
-                    stream.ports = self._ports.take()
+                self._equip(stream)
                 port = stream.port(side.other)
-                address = endpoint.address if endpoint.held else self.legs[side.other].local
+                address = endpoint.address if endpoint.held else self._local(index, side.other)
                 places.append(Place(address, port, port + 1))
         return places
+
+    def _local(self, index: int, side: Side) -> str:
+        """Our address for one m-line of a party: of the family that its own SDP has there, if it has
+        spoken."""
+        leg, endpoint = self.legs[side], self._streams[index].remote.get(side)
+        if self._offer is not None and self._offer[0] is side and index < len(self._offer[1]):
+            endpoint = self._offer[1][index] or endpoint
+        return leg.local if endpoint is None or endpoint.held else leg.facing(endpoint.address)
 
     def _rewritten(self, side: Side, description: Description, places: Sequence[Place | None]) -> Description:
         return rewrite(description, places, self.legs[side].source)
@@ -265,24 +319,51 @@ class MediaSession:
                 return []
             del stream.relays[part]
             return [CloseRelay(have.key)]
-        if have is None:
-            stream.generation += 1
-            key = RelayKey(self._call, index, part, stream.generation)
-            extra = 0 if part == "rtp" else 1
-            local_a = (self.legs[Side.CALLER].local, stream.port(Side.CALLER) + extra)
-            local_b = (self.legs[Side.CALLEE].local, stream.port(Side.CALLEE) + extra)
-            rtp = part == "rtp" and any(endpoint.rtp for endpoint in stream.remote.values())
-            stream.relays[part] = OpenRelay(key, local_a, local_b, a, b, rtp)
-            return [stream.relays[part]]
+        extra = 0 if part == "rtp" else 1
+        locals_ = [(self._local(index, side), stream.port(side) + extra) for side in Side]
+        if have is None or [have.local_a, have.local_b] != locals_:
+            gone: list[MediaAction] = [CloseRelay(have.key)] if have is not None else []
+            return [*gone, self._open(index, part, locals_, (a, b))]
         new_a, new_b = a if a != have.remote_a else None, b if b != have.remote_b else None
         if new_a is None and new_b is None:
             return []
         stream.relays[part] = replace(have, remote_a=a or have.remote_a, remote_b=b or have.remote_b)
         return [UpdateRelay(have.key, new_a, new_b)]
 
+    def _open(
+        self,
+        index: int,
+        part: str,
+        locals_: Sequence[SocketAddress],
+        remotes: tuple[SocketAddress | None, SocketAddress | None],
+    ) -> OpenRelay:
+        stream, caller, callee = self._streams[index], self.legs[Side.CALLER], self.legs[Side.CALLEE]
+        stream.generation += 1
+        rtp, rtcp = self._follow(stream, part)
+        stream.relays[part] = OpenRelay(
+            RelayKey(self._call, index, part, stream.generation),
+            locals_[0],
+            locals_[1],
+            remotes[0],
+            remotes[1],
+            rtp,
+            rtcp,
+            early_a=caller.early,
+            early_b=callee.early,
+            core_a=caller.core,
+            core_b=callee.core,
+        )
+        return stream.relays[part]
+
+    def _follow(self, stream: _Stream, part: str) -> tuple[bool, bool]:
+        """Whether to read RTP headers, and RTCP, which may be muxed and is encrypted where media is."""
+        ends = stream.remote.values()
+        is_rtp = any(endpoint.rtp for endpoint in ends)
+        return part == "rtp" and is_rtp, is_rtp and not any(endpoint.secure for endpoint in ends)
+
     def _is_needed(self, stream: _Stream, part: str) -> bool:
         ends = stream.remote.values()
-        if not ends or stream.ports is None:
+        if not ends or len(stream.ports) < len(Side):
             return False
         if part == "rtp":
             return True
@@ -312,10 +393,14 @@ class MediaSession:
             remote = _remote(endpoint, part)
             if remote is None or (part == "rtcp" and not endpoint.rtp):
                 continue
-            local = self.legs[side].local
-            far = (ip_address(local), stream.port(side) + extra) if stream.ports is not None else None
+            local = self.legs[side].facing(remote[0])
+            far = (ip_address(local), stream.port(side) + extra) if side in stream.ports else None
             flows.append(Flow(Protocol.UDP, remote[1], ":" in remote[0], far))
         return flows
+
+
+def _version(address: str) -> int:
+    return 6 if ":" in address else 4
 
 
 def _remote(endpoint: Endpoint | None, part: str) -> SocketAddress | None:

@@ -12,6 +12,7 @@ from typing import Final
 
 from opentsm.errors import RemoteProtocolError
 
+from . import dialling
 from .callcontrol import CallControl, has_sdp
 from .deadlines import Deadlines
 from .dialogs import Call, CallState
@@ -61,6 +62,7 @@ class Proxy:
         self._contexts: dict[TransactionKey, Context] = {}
         self._branches: dict[TransactionKey, tuple[Context, Branch]] = {}
         self._patience: Deadlines[TransactionKey] = Deadlines()
+        self._unreachable = 0
 
     def next_deadline(self) -> float | None:
         return self._patience.next()
@@ -108,7 +110,8 @@ class Proxy:
         ack = _prepared(request)
         ack.uri = target.uri
         ack.prepend("Via", self._via(target.hop, self._branch(original)))
-        self._shared.out.append(Send(target.hop, ack.encode()))
+        fallback = dialling.for_request(target.hop, ack)
+        self._shared.out.append(Send(target.hop, ack.encode(), fallback))
 
     def cancel(self, now: float, key: TransactionKey) -> None:
         """The caller gave up on the INVITE with this key (section 16.10)."""
@@ -213,7 +216,7 @@ class Proxy:
         for name in STRIPPED:
             up.remove(name)
         mine = self._record_route(branch.token, branch.target.hop)
-        reached = branch.target.hop if hop.remote[0] == branch.target.hop.remote[0] else hop
+        reached = branch.target.hop if hop.source == branch.target.hop.source else hop
         theirs = self._record_route(self._shared.tokens.token(reached), context.server.hop)
         routes = up.values("Record-Route")
         if routes:
@@ -311,7 +314,7 @@ class Proxy:
                 self._shared.out.append(output)
             elif isinstance(output, TimedOut):
                 if (found := self._branches.get(output.transaction.key)) is not None:
-                    self._give_up(now, *found, 408)
+                    self._give_up(now, *found, self._unreachable or 408)
             else:
                 self._gone(output)
 
@@ -348,14 +351,23 @@ class Proxy:
         if context.server.state is not State.TERMINATED:
             self._shared.transactions.drop(context.server)
 
+    def unreachable(self, now: float, hop: Hop) -> None:
+        """No connection to this hop can be had: its requests fail now, with 503 for a trunk (section 16.9)
+        and 480 for a phone."""
+        self._unreachable = 503 if self._shared.trunk_of(hop) is not None else 480
+        try:
+            self.carry_out(now, self._shared.transactions.unreachable(now, hop))
+        finally:
+            self._unreachable = 0
+
     # -- lost parties -----------------------------------------------------------------------------
     def lost(self, now: float, addresses: frozenset[str]) -> None:
         """The clients at these inner addresses are gone for good: end what they are part of."""
         for context in list(self._contexts.values()):
-            if context.server.hop.remote[0] in addresses and context.is_invite:
+            if context.server.hop.source in addresses and context.is_invite:
                 self.cancel(now, context.server.key)
             for branch in context.open_branches:
-                if branch.target.hop.remote[0] in addresses:
+                if branch.target.hop.source in addresses:
                     self._patience.cancel(branch.key)
                     if (transaction := self._shared.transactions.find(branch.key)) is not None:
                         self._shared.transactions.drop(transaction)
@@ -363,7 +375,7 @@ class Proxy:
                     self._give_up(now, context, branch, 480)
         for call in list(self._shared.calls):
             for side in Side:
-                if call.state is CallState.ANSWERED and call.party(side).hop.remote[0] in addresses:
+                if call.state is CallState.ANSWERED and call.party(side).hop.source in addresses:
                     self.hang_up(now, call, side.other)
                     self._control.end(now, call, side.value, "tunnel-lost", call.code)
 

@@ -12,7 +12,7 @@ from opentsm.errors import RemoteProtocolError
 from .digest import Nonces, Verdict, challenge, judge
 from .headers import Essentials, NameAddr, credentials_untrusted, name_addr_untrusted, uri_untrusted
 from .hop import Hop
-from .location import MAX_CONTACTS, Binding, Location
+from .location import CORE_OWNER, MAX_CONTACTS, Binding, Location
 from .message import Request, Response, reply
 from .parties import Client
 from .settings import SbcSettings
@@ -80,7 +80,7 @@ class Registrar:
             RemoteProtocolError: a header cannot be read; the answer is 400.
         """
         user = uri_untrusted(essentials.to.uri).user or ""
-        if client is None or not user or not client.may_register(user):
+        if not user or not self._may_register(hop, user, client):
             return self._refuse(
                 request, 403, "This tunnel may not register that name", "register-foreign-name"
             )
@@ -95,6 +95,14 @@ class Registrar:
             return self._challenge(now, hop, request, user, stale=False, event="register-wrong-password")
         aor = f"{user}@{self._settings.domain}"
         return self._bind(now, hop, request, essentials, aor, client)
+
+    def _may_register(self, hop: Hop, user: str, client: Client | None) -> bool:
+        """A tunnel registers its own name; a phone on the core side, from where that is allowed, any name it
+        has the password for."""
+        if client is not None:
+            return client.may_register(user)
+        core = self._settings.core
+        return hop.core and core is not None and core.may_register_from(hop.remote[0])
 
     # -- authentication ---------------------------------------------------------------------------
     def _judge(self, now: float, hop: Hop, request: Request, user: str) -> Verdict | None:
@@ -136,7 +144,7 @@ class Registrar:
 
     # -- bindings ---------------------------------------------------------------------------------
     def _bind(
-        self, now: float, hop: Hop, request: Request, essentials: Essentials, aor: str, client: Client
+        self, now: float, hop: Hop, request: Request, essentials: Essentials, aor: str, client: Client | None
     ) -> Outcome:
         contacts = request.values("Contact")
         if contacts == ["*"]:
@@ -207,7 +215,7 @@ class Registrar:
         request: Request,
         essentials: Essentials,
         aor: str,
-        client: Client,
+        client: Client | None,
         wish: _Wish,
     ) -> None:
         if not wish.expires:
@@ -225,7 +233,7 @@ class Registrar:
                 expires_at=now + wish.expires,
                 call_id=essentials.call_id,
                 sequence=essentials.sequence,
-                owner=client.name,
+                owner=client.name if client is not None else CORE_OWNER,
             )
         )
 

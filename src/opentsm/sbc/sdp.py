@@ -111,7 +111,7 @@ class Endpoint:
 
     Attributes:
         address, port: RTP, or whatever else. rtcp_address, rtcp_port: RTCP, where RTP is meant.
-        held: the address was ``0.0.0.0``: it wants none.
+        held: the address was ``0.0.0.0``: it wants none. secure: RTP and RTCP are encrypted.
     """
 
     address: str
@@ -121,6 +121,7 @@ class Endpoint:
     rtp: bool = True
     mux: bool = False
     held: bool = False
+    secure: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +180,8 @@ def endpoint_untrusted(description: Description, media: MediaLine) -> Endpoint:
                 raise RemoteProtocolError("bad-sdp", line[:80])
             rtcp_address, rtcp_port = match[3] or address, int(match[1])
     held = address in HOLD_ADDRESSES
-    return Endpoint(address, media.port, rtcp_address, rtcp_port, media.is_rtp, media.mux, held)
+    secure = media.is_rtp and "SAVP" in media.proto.upper()
+    return Endpoint(address, media.port, rtcp_address, rtcp_port, media.is_rtp, media.mux, held, secure)
 
 
 def _connection_untrusted(lines: Sequence[str]) -> str | None:

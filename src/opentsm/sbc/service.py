@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol, TextIO
 
 import structlog
 
-from opentsm.errors import ConfigError
+from opentsm.errors import ConfigError, RemoteProtocolError
 from opentsm.store import BindingRow, MemoryStore, Store
 from opentsm.types import Flow, SocketAddress
 
@@ -35,17 +35,13 @@ from .location import Binding
 from .parties import IdentityOf, Side
 from .quality import Counts, PathTrace
 from .settings import SbcSettings
+from .streams import Stack, Told
 from .transactions import Send
+from .transports import Transports, UdpCommands, UdpEvents
 from .users import Credentials, Users
 
 SAMPLE_INTERVAL: Final = 5.0
 """Seconds between two looks at the counters of running calls, for the path over time and for dead calls."""
-
-SIP_TOS: Final = 24 << 2
-"""DSCP CS3 (RFC 4594: signalling)."""
-
-RECEIVE_QUEUE: Final = 1024
-"""Datagrams waiting for Python: one second of a trunk at its flood limit, twice over."""
 
 LOG_LINES_PER_SECOND: Final = 20
 """Lines of one kind; more are only counted, so that a hostile phone does not fill the disk."""
@@ -53,14 +49,9 @@ LOG_LINES_PER_SECOND: Final = 20
 _log: Final = structlog.get_logger("opentsm.sbc")
 
 
-class Commands(Protocol):
+class Commands(UdpCommands, Protocol):
     """The part of ``UserPlane`` that is used."""
 
-    def udp_open(
-        self, *, session: int | None, address: str, port: int, queue: int = 256
-    ) -> tuple[int, int]: ...
-    def udp_send(self, socket: int, data: bytes, address: str, port: int, tos: int = 0) -> str | None: ...
-    def udp_close(self, socket: int) -> None: ...
     def relay_open(
         self,
         *,
@@ -68,7 +59,12 @@ class Commands(Protocol):
         local_b: SocketAddress,
         remote_a: SocketAddress | None,
         remote_b: SocketAddress | None,
+        early_a: Sequence[str] = (),
+        early_b: Sequence[str] = (),
+        core_a: bool = False,
+        core_b: bool = False,
         rtp: bool = True,
+        rtcp: bool = False,
     ) -> int: ...
     def relay_update(
         self, relay: int, *, remote_a: SocketAddress | None = None, remote_b: SocketAddress | None = None
@@ -77,13 +73,11 @@ class Commands(Protocol):
     def relay_stats(self, relay: int) -> Counts: ...
 
 
-class Events(Protocol):
+class Events(UdpEvents, Protocol):
     """The part of ``Plane`` that is used."""
 
     @property
     def core(self) -> Commands: ...
-    def watch_socket(self, socket: int, handler: Callable[[bytes, SocketAddress, int], None]) -> None: ...
-    def unwatch_socket(self, socket: int) -> None: ...
 
 
 class Tunnels(Protocol):
@@ -122,6 +116,7 @@ class SbcService:
         identity_of: the client that holds an inner address now.
         tunnels: the server's side of media.
         credentials: where digest hashes come from; None: ``settings.users_file``.
+        inner_tcp: what makes inner TCP connections; None: SIP over UDP only, inside.
 
     Attributes:
         counters: events and named drops.
@@ -136,6 +131,7 @@ class SbcService:
         *,
         tunnels: Tunnels | None = None,
         credentials: Credentials | None = None,
+        inner_tcp: Stack | None = None,
     ) -> None:
         self.settings = settings
         self.counters: Counter[str] = Counter()
@@ -145,7 +141,8 @@ class SbcService:
         self._tunnels: Tunnels = tunnels if tunnels is not None else NoTunnels()
         self._credentials = credentials
         self._core: SbcCore | None = None
-        self._sockets: dict[SocketAddress, int] = {}
+        told = Told(self._received, self._broken, self._unreachable, self._dropped)
+        self._transports = Transports(plane, settings, inner_tcp, told)
         self._relays: dict[RelayKey, int] = {}
         self._ended_relays: dict[int, list[tuple[RelayKey, Counts]]] = {}
         self._traces: dict[int, dict[Side, PathTrace]] = {}
@@ -168,14 +165,17 @@ class SbcService:
             self.settings, credentials, self._identity_of, key=key, new_id=lambda: secrets.token_hex(10)
         )
         rows = await self._store.bindings(time.time())
-        self._core.restore(self._now(), [_binding(row, self._now() - time.time()) for row in rows])
+        offset = self._now() - time.time()
+        self._core.restore(self._now(), [_binding(row, offset, self.settings) for row in rows])
         self._cdr = await asyncio.to_thread(self._open_cdr)
-        for address in self.settings.addresses:
-            self._open_socket(address)
+        await self._transports.open()
         self._arm()
         self._sampler = asyncio.get_running_loop().call_later(SAMPLE_INTERVAL, self._sample)
         _log.info(
-            "sbc-started", domain=self.settings.domain, addresses=list(self._sockets), bindings=len(rows)
+            "sbc-started",
+            domain=self.settings.domain,
+            addresses=list(self.settings.locals),
+            bindings=len(rows),
         )
 
     async def close(self) -> None:
@@ -186,10 +186,7 @@ class SbcService:
                 handle.cancel()
         if self._core is not None:
             self._carry_out(self._core.shut_down(self._now()))
-        for socket in self._sockets.values():
-            self._plane.unwatch_socket(socket)
-            self._plane.core.udp_close(socket)
-        self._sockets.clear()
+        self._transports.close()
         if self._cdr is not None:
             await asyncio.to_thread(self._cdr.close)
         self._core = None
@@ -208,6 +205,7 @@ class SbcService:
             "running": True,
             "domain": self.settings.domain,
             **self._core.sizes(),
+            "connections": len(self._transports.streams),
             "active_calls": [_line(call, now) for call in self._core.calls],
             "counters": dict(self.counters),
         }
@@ -226,27 +224,21 @@ class SbcService:
                 f"call records cannot be written: {error}", source=str(path), hint="check sbc cdr-file"
             ) from None
 
-    def _open_socket(self, address: str) -> None:
-        port = self.settings.port
-        try:
-            socket, _ = self._plane.core.udp_open(
-                session=None, address=address, port=port, queue=RECEIVE_QUEUE
-            )
-        except (OSError, ValueError) as error:
-            raise ConfigError(
-                f"SIP cannot listen on {address} port {port}: {error}",
-                hint="the SBC's address must be a local inner address that nothing else uses",
-            ) from None
-        local = (address, port)
-        self._sockets[local] = socket
-        self._plane.watch_socket(socket, lambda data, source, _path: self._received(local, data, source))
-
     # -- in -----------------------------------------------------------------------------------------
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
 
-    def _received(self, local: SocketAddress, data: bytes, source: SocketAddress) -> None:
-        self._guarded("receive", lambda core, now: core.receive(now, Hop("udp", local, source), data))
+    def _received(self, hop: Hop, data: bytes) -> None:
+        self._guarded("receive", lambda core, now: core.receive(now, hop, data))
+
+    def _broken(self, hop: Hop, data: bytes, error: RemoteProtocolError) -> None:
+        self._guarded("broken", lambda core, now: core.broken(hop, data, error))
+
+    def _unreachable(self, hop: Hop) -> None:
+        self._guarded("unreachable", lambda core, now: core.unreachable(now, hop))
+
+    def _dropped(self, event: str, hop: Hop) -> None:
+        self.counters[event] += 1
 
     def _due(self) -> None:
         self._guarded("expire", lambda core, now: core.expire(now))
@@ -277,7 +269,7 @@ class SbcService:
     def _carry_out(self, actions: Sequence[Action]) -> None:
         for action in actions:
             if isinstance(action, Send):
-                self._send(action)
+                self._transports.send(action)
             elif isinstance(action, Note):
                 self._note(action)
             elif isinstance(action, MediaFlows):
@@ -289,16 +281,6 @@ class SbcService:
                 self._record(action.call)
             else:
                 self._relay(action)
-
-    def _send(self, action: Send) -> None:
-        socket = self._sockets.get(action.hop.local)
-        if socket is None:
-            self.counters["send-no-socket"] += 1
-            return
-        dropped = self._plane.core.udp_send(socket, action.data, *action.hop.remote, SIP_TOS)
-        if dropped is not None:
-            # The tunnel may be away for a moment; transactions repeat what matters.
-            self.counters[f"send-{dropped}"] += 1
 
     def _note(self, note: Note) -> None:
         self.counters[note.event] += 1
@@ -321,7 +303,12 @@ class SbcService:
                     local_b=action.local_b,
                     remote_a=action.remote_a,
                     remote_b=action.remote_b,
+                    early_a=action.early_a,
+                    early_b=action.early_b,
+                    core_a=action.core_a,
+                    core_b=action.core_b,
                     rtp=action.rtp,
+                    rtcp=action.rtcp,
                 )
             elif action.key not in self._relays:
                 return
@@ -414,13 +401,14 @@ def _row(binding: Binding, offset: float) -> BindingRow:
     )
 
 
-def _binding(row: BindingRow, offset: float) -> Binding:
+def _binding(row: BindingRow, offset: float, settings: SbcSettings) -> Binding:
+    core = settings.core is not None and tuple(row.local) == (settings.core.address, settings.core.port)
     return Binding(
         aor=row.user,
         key=row.key,
         contact=row.contact,
         params=row.params,
-        hop=Hop(row.transport, row.local, row.remote),
+        hop=Hop(row.transport, row.local, row.remote, core),
         path=tuple(row.path.splitlines()),
         q=row.q,
         expires_at=row.expires_at + offset,

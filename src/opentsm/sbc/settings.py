@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +16,83 @@ PORTS_PER_STREAM: Final = 4
 """A relayed m-line takes a pair of ports (RTP, RTCP) towards each of its two parties."""
 
 
+TRANSPORTS: Final = ("udp", "tcp")
+"""Transports of SIP that are served."""
+
+EVERYTHING: Final = "*"
+"""Among a trunk's domains or numbers: whatever no other trunk takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trunk:
+    """A SIP neighbour on the core side: a trunk, a PBX, another SIP server, or a single phone.
+
+    Args:
+        name: for logs and call records.
+        address, port, transport: where requests go.
+        sources: addresses and prefixes that count as it when they send; empty: ``address`` alone.
+        domains: domains, other than ours, whose requests go there; ``*``: all that no other trunk has.
+        numbers: beginnings of user names or numbers that go there when no user of ours has them; the longest
+            that fits wins; ``*``: all.
+        calls_in: it may call registered users.
+    """
+
+    name: str
+    address: str
+    port: int = 5060
+    transport: str = "udp"
+    sources: tuple[str, ...] = ()
+    domains: tuple[str, ...] = ()
+    numbers: tuple[str, ...] = ()
+    calls_in: bool = True
+
+    def __post_init__(self) -> None:
+        if self.transport not in TRANSPORTS or not 1 <= self.port <= 65535:
+            raise ConfigError(f"trunk {self.name}: {self.transport} port {self.port} cannot be used")
+        try:
+            ip_address(self.address)
+            for source in self.sources:
+                ip_network(source)
+        except ValueError as error:
+            raise ConfigError(f"trunk {self.name}: {error}", hint="give IP addresses or prefixes") from None
+
+    def is_from(self, address: str) -> bool:
+        """Whether a message from this address is the trunk's."""
+        return any(ip_address(address) in ip_network(source) for source in self.sources or (self.address,))
+
+
+@dataclass(frozen=True, slots=True)
+class CoreSide:
+    """The SBC on the server's own network, by the kernel's sockets.
+
+    Args:
+        address, port, transports: where it answers SIP there; Via, Record-Route and SDP show this address.
+        media_ports: first and last UDP port of media there, both included.
+        phones: prefixes from which phones may register with a password, as tunnelled ones do.
+    """
+
+    address: str
+    port: int = 5060
+    transports: tuple[str, ...] = TRANSPORTS
+    media_ports: tuple[int, int] = (40000, 49999)
+    phones: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        try:
+            ip_address(self.address)
+            for prefix in self.phones:
+                ip_network(prefix)
+        except ValueError as error:
+            raise ConfigError(f"SBC core side: {error}", hint="give IP addresses or prefixes") from None
+        _check_ports("core media ports", self.media_ports, self.port)
+        unknown = [name for name in self.transports if name not in TRANSPORTS]
+        if unknown or not self.transports or not 1 <= self.port <= 65535:
+            raise ConfigError("SBC core side: it needs a port and udp, tcp or both")
+
+    def may_register_from(self, address: str) -> bool:
+        return any(ip_address(address) in ip_network(prefix) for prefix in self.phones)
+
+
 @dataclass(frozen=True, slots=True)
 class SbcSettings:
     """Settings of one embedded SBC.
@@ -24,7 +101,10 @@ class SbcSettings:
         domain: the SIP domain served, the part after ``@``; also the realm of digest authentication.
         address: inner IPv4 or IPv6 address the SBC answers on, given to ``route_local`` by the server.
         address6: a second address of the other family, or None.
-        port: inner UDP port of SIP.
+        port: inner port of SIP, UDP and TCP.
+        core: the SBC on the server's own network; None: it is not there.
+        trunks: neighbours there, or (where inner packets leave by the kernel's routing) reached from
+        ``address``.
         users_file: digest accounts (see ``users.UserFile``); None where a provider is given in code.
         media_ports: first and last inner port of relayed media, both included.
         anchoring: relay media through the user plane. Off: parties send to each other's inner address; the
@@ -55,20 +135,12 @@ class SbcSettings:
     media_timeout: float = 3600.0
     cdr_file: Path | None = None
     server_name: str = "OpenTSM"
+    core: CoreSide | None = None
+    trunks: tuple[Trunk, ...] = ()
 
     def __post_init__(self) -> None:
         self._check_addresses()
-        first, last = self.media_ports
-        if not 1024 <= first <= last <= 65535 or last - first + 1 < PORTS_PER_STREAM:
-            raise ConfigError(
-                f"media ports {first}-{last} cannot be used",
-                hint=f"give a range within 1024-65535 with room for at least {PORTS_PER_STREAM} ports",
-            )
-        if first <= self.port <= last:
-            raise ConfigError(
-                f"SIP port {self.port} lies among the media ports {first}-{last}",
-                hint="move the media range so that it leaves the SIP port out",
-            )
+        _check_ports("media ports", self.media_ports, self.port)
         unknown = [name for name in self.digest_algorithms if name not in ALGORITHMS]
         if unknown or not self.digest_algorithms:
             raise ConfigError(
@@ -96,3 +168,23 @@ class SbcSettings:
     def addresses(self) -> tuple[str, ...]:
         """The one or two inner addresses."""
         return (self.address,) if self.address6 is None else (self.address, self.address6)
+
+    @property
+    def locals(self) -> tuple[tuple[str, int], ...]:
+        """Every address and port of SIP that is ours."""
+        inner = tuple((address, self.port) for address in self.addresses)
+        return inner if self.core is None else (*inner, (self.core.address, self.core.port))
+
+
+def _check_ports(what: str, ports: tuple[int, int], sip: int) -> None:
+    first, last = ports
+    if not 1024 <= first <= last <= 65535 or last - first + 1 < PORTS_PER_STREAM:
+        raise ConfigError(
+            f"{what} {first}-{last} cannot be used",
+            hint=f"give a range within 1024-65535 with room for at least {PORTS_PER_STREAM} ports",
+        )
+    if first <= sip <= last:
+        raise ConfigError(
+            f"SIP port {sip} lies among the {what} {first}-{last}",
+            hint="move the media range so that it leaves the SIP port out",
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import Any
 
 from .actions import Action, Note
@@ -12,8 +13,8 @@ from .headers import is_literal
 from .hop import FlowTokens, Hop
 from .location import Location
 from .message import Request, Response, reply
-from .parties import IdentityOf
-from .settings import SbcSettings
+from .parties import Client, IdentityOf
+from .settings import SbcSettings, Trunk
 from .transactions import Timing, Transactions
 from .users import Credentials
 
@@ -58,18 +59,39 @@ class Shared:
 
     def is_own(self, host: str, port: int | None) -> bool:
         """Whether a URI's or Via's host and port are ours."""
-        if port is not None and port != self.settings.port:
-            return False
         name = host.lower().rstrip(".")
-        return name == self.settings.domain.lower() or any(
-            is_literal(name, address) for address in self.settings.addresses
+        named = name == self.settings.domain.lower()
+        return any(
+            port in (None, ours) and (named or is_literal(name, address))
+            for address, ours in self.settings.locals
         )
+
+    def client_of(self, hop: Hop) -> Client | None:
+        """The tunnelled client behind a hop. Outside of the tunnels an address proves nothing."""
+        return None if hop.core else self.identity_of(hop.remote[0])
+
+    def trunk_of(self, hop: Hop) -> Trunk | None:
+        """The trunk behind a hop. Where there is no socket on the core side, a core host reaches our inner
+        address by the kernel's routing; the user plane lets none of them use a client's address."""
+        if not hop.core and (self.settings.core is not None or self.client_of(hop) is not None):
+            return None
+        return next((trunk for trunk in self.settings.trunks if trunk.is_from(hop.remote[0])), None)
+
+    def hop_to(self, trunk: Trunk) -> Hop:
+        """The way to a trunk."""
+        core, remote = self.settings.core, (trunk.address, trunk.port)
+        if core is not None:
+            return Hop(trunk.transport, (core.address, core.port), remote, core=True)
+        version = ip_address(trunk.address).version
+        fitting = [a for a in self.settings.addresses if ip_address(a).version == version]
+        return Hop(trunk.transport, ((*fitting, self.settings.address)[0], self.settings.port), remote)
 
     def who(self, hop: Hop) -> dict[str, Any]:
         """Fields that name a neighbour in the log: its tunnel, or only its address."""
-        client = self.identity_of(hop.remote[0])
+        client = self.client_of(hop)
         if client is None:
-            return {"source": str(hop)}
+            trunk = self.trunk_of(hop)
+            return {"source": str(hop)} | ({} if trunk is None else {"trunk": trunk.name})
         return {"source": str(hop), "client": client.name, "tsid": f"{client.tsid:016x}"}
 
     def reply(self, request: Request, code: int, reason: str = "") -> Response:

@@ -12,6 +12,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from opentsm.types import SocketAddress
+
+from . import dialling
 from .deadlines import Deadlines
 from .hop import Hop
 from .message import Request, Response
@@ -189,6 +192,7 @@ class Transaction:
     Attributes:
         hop: the neighbour. request: as sent (client) or as received (server).
         wire: the message last sent, for repeats.
+        fallback: where to send if the connection to the hop is gone.
     """
 
     key: TransactionKey
@@ -199,14 +203,16 @@ class Transaction:
     wire: bytes = b""
     interval: float = 0.0
     timers: set[Timer] = field(default_factory=set)
+    fallback: SocketAddress | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Bytes for a hop."""
+    """Bytes for a hop; if it is a connection that is gone, by one to the ``fallback`` address."""
 
     hop: Hop
     data: bytes
+    fallback: SocketAddress | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,14 +260,17 @@ class Transactions:
         """Send a request and see to it that it is answered or given up."""
         kind = Kind.INVITE_CLIENT if request.method == "INVITE" else Kind.CLIENT
         transaction = self._add(now, key, kind, hop, request)
+        transaction.fallback = dialling.for_request(hop, request)
         transaction.wire = request.encode()
-        return transaction, [Send(hop, transaction.wire)]
+        return transaction, [Send(hop, transaction.wire, transaction.fallback)]
 
     def start_server(self, now: float, key: TransactionKey, hop: Hop, request: Request) -> Transaction:
         """Take on a request that came."""
         kind = Kind.INVITE_SERVER if request.method == "INVITE" else Kind.SERVER
         self._per_peer[key.peer] += 1
-        return self._add(now, key, kind, hop, request)
+        transaction = self._add(now, key, kind, hop, request)
+        transaction.fallback = dialling.for_answers(hop, request)
+        return transaction
 
     def request_again(self, now: float, transaction: Transaction, method: str) -> list[Output]:
         """The same request came again, or the ACK that ends it."""
@@ -297,6 +306,19 @@ class Transactions:
         """Forget a transaction without a word."""
         self._finish(transaction)
 
+    def unreachable(self, now: float, hop: Hop) -> list[Output]:
+        """Nothing can be sent to this hop (RFC 3261 sections 17.1.4, 17.2.4): its unanswered requests have
+        failed at once, and answers to it are of no use."""
+        outputs: list[Output] = []
+        for transaction in [one for one in self._all.values() if one.hop == hop]:
+            if transaction.key.side == "server":
+                if transaction.state is not State.TRYING and transaction.state is not State.PROCEEDING:
+                    self._finish(transaction)
+                    outputs.append(Gone(transaction))
+            elif transaction.state in (State.CALLING, State.TRYING):
+                outputs += self._step(now, transaction, Input.OVER)[0]
+        return outputs
+
     def expire(self, now: float) -> list[Output]:
         """Do what is due."""
         outputs: list[Output] = []
@@ -330,9 +352,9 @@ class Transactions:
             if do is Do.SEND:
                 transaction.wire = data
             if do in (Do.SEND, Do.REPEAT) and transaction.wire:
-                outputs.append(Send(transaction.hop, transaction.wire))
+                outputs.append(Send(transaction.hop, transaction.wire, transaction.fallback))
             elif do is Do.ACK:
-                outputs.append(Send(transaction.hop, data))
+                outputs.append(Send(transaction.hop, data, transaction.fallback))
             elif do is Do.TIMEOUT:
                 outputs.append(TimedOut(transaction))
         if changed and self._arrange_timers(now, transaction):

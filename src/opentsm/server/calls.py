@@ -9,14 +9,16 @@ from ipaddress import ip_address
 from typing import Any, Final
 
 from opentsm.config.model import Sbc, Settings
+from opentsm.config.model import Trunk as TrunkSettings
 from opentsm.engine.registry import Record
 from opentsm.errors import ConfigError
-from opentsm.sbc import ANY_USER, Client, SbcService, SbcSettings, Users
+from opentsm.sbc import ANY_USER, Client, CoreSide, SbcService, SbcSettings, Trunk, Users
 from opentsm.server.counters import Count
 from opentsm.server.hub import Hub
 from opentsm.server.peer import Peer
 from opentsm.store import SqliteStore
 from opentsm.types import Flow, PathMode
+from opentsm.userplane.tcp import InnerTcp
 
 CALLS_SHOWN: Final = 50
 """Calls in one status answer; more than a person reads."""
@@ -35,11 +37,21 @@ def read_accounts(settings: Settings) -> dict[str, Users]:
         ConfigError: a file, or an SBC's settings, cannot be used.
     """
     return {
-        sbc.name: Users.from_file(sbc.users_file, _settings(sbc).domain) for sbc in settings.sbcs.values()
+        sbc.name: Users.from_file(sbc.users_file, _settings(sbc, settings.trunks_of(sbc)).domain)
+        for sbc in settings.sbcs.values()
     }
 
 
-def _settings(sbc: Sbc) -> SbcSettings:
+def _settings(sbc: Sbc, trunks: Sequence[TrunkSettings]) -> SbcSettings:
+    core = None
+    if sbc.core_address is not None:
+        core = CoreSide(
+            address=str(sbc.core_address),
+            port=sbc.core_port,
+            transports=sbc.core_transports,
+            media_ports=sbc.core_media_ports,
+            phones=tuple(map(str, sbc.core_phones)),
+        )
     return SbcSettings(
         domain=sbc.domain,
         address=str(sbc.address),
@@ -48,6 +60,21 @@ def _settings(sbc: Sbc) -> SbcSettings:
         media_ports=sbc.media_ports,
         anchoring=sbc.anchoring,
         cdr_file=sbc.cdr_file,
+        address6=None if sbc.address6 is None else str(sbc.address6),
+        core=core,
+        trunks=tuple(
+            Trunk(
+                name=trunk.name,
+                address=str(trunk.address),
+                port=trunk.port,
+                transport=trunk.transport,
+                sources=tuple(map(str, trunk.sources)),
+                domains=trunk.domains,
+                numbers=trunk.numbers,
+                calls_in=trunk.calls_in,
+            )
+            for trunk in trunks
+        ),
     )
 
 
@@ -55,8 +82,7 @@ def _settings(sbc: Sbc) -> SbcSettings:
 class _Running:
     service: SbcService
     realm: str
-    address: str
-    own_route: bool
+    own_routes: tuple[str, ...]
     store: SqliteStore | None
 
 
@@ -157,22 +183,26 @@ class Calls:
         """
         own = {str(address) for address in settings.server_addresses}
         for sbc in settings.sbcs.values():
-            await self._open(sbc, accounts[sbc.name], own_route=str(sbc.address) not in own)
+            routes = tuple(text for text in map(str, sbc.addresses) if text not in own)
+            await self._open(sbc, _settings(sbc, settings.trunks_of(sbc)), accounts[sbc.name], routes)
 
-    async def _open(self, sbc: Sbc, accounts: Users, *, own_route: bool) -> None:
+    async def _open(
+        self, sbc: Sbc, settings: SbcSettings, accounts: Users, own_routes: tuple[str, ...]
+    ) -> None:
         store = None if sbc.database is None else await SqliteStore.open(sbc.database)
-        address, realm = str(sbc.address), sbc.realm.name
+        realm = sbc.realm.name
         service = SbcService(
             self._hub.plane,
-            _settings(sbc),
+            settings,
             store,
             lambda inner: self._identity_of(inner, realm),
             tunnels=self._media,
             credentials=accounts,
+            inner_tcp=InnerTcp(self._hub.plane),
         )
         # Known before it starts, so that close() cleans up after a start that failed half-way.
-        self._running[sbc.name] = _Running(service, realm, address, own_route, store)
-        if own_route:
+        self._running[sbc.name] = _Running(service, realm, own_routes, store)
+        for address in own_routes:
             self._hub.core.route_local(address)
         try:
             await service.start()
@@ -186,8 +216,8 @@ class Calls:
             await one.service.close()
             if one.store is not None:
                 await one.store.close()
-            if one.own_route:
-                self._hub.core.unroute(one.address)
+            for address in one.own_routes:
+                self._hub.core.unroute(address)
 
     def status(self) -> list[dict[str, Any]]:
         """Each SBC for people: how full it is, its counters, and its first calls."""

@@ -27,6 +27,7 @@ def merge(running: Settings, new: Settings) -> Settings:
     # An interface that the file no longer has serves on until the restart, with what it refers to.
     kept_pools = {pool.name: pool for one in interfaces.values() for pool in one.address_pools}
     kept_profiles = {p.tls_profile.name: p.tls_profile for p in ports.values() if p.tls_profile is not None}
+    sbcs = {name: replace(sbc, realm=realms[sbc.realm.name]) for name, sbc in running.sbcs.items()}
     merged = replace(
         new,
         server=replace(
@@ -36,7 +37,8 @@ def merge(running: Settings, new: Settings) -> Settings:
             admin_socket=running.server.admin_socket,
         ),
         realms=realms,
-        sbcs={name: replace(sbc, realm=realms[sbc.realm.name]) for name, sbc in running.sbcs.items()},
+        sbcs=sbcs,
+        trunks={name: replace(trunk, sbc=sbcs[trunk.sbc.name]) for name, trunk in running.trunks.items()},
         ports=ports,
         interfaces=interfaces,
         address_pools=new.address_pools | kept_pools,

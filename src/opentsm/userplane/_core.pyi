@@ -168,12 +168,20 @@ class RelayLegStats:
     packets: int
     bytes: int
     dropped: int  # wrong source, other party unknown, no path
+    wrong: int  # of these, from somebody who is not the party,
+    stranger: tuple[str, int] | None  # last from here
     lost: int  # expected minus received, by RTP sequence numbers
     expected: int
     jitter_us: int  # interarrival jitter, assuming an 8 kHz clock unless the payload type says otherwise
     by_datagram: int  # packets that came by the party's datagram tunnel
     learned: tuple[str, int] | None  # where the party really sends from
     idle_ms: int  # since its last packet
+    rtcp_packets: int  # RTCP that was read (RFC 3550 section 6.4)
+    report_blocks: int  # reports in them; of the last one:
+    reported_fraction: int  # share lost since the one before, in 256ths
+    reported_lost: int  # lost in all
+    reported_jitter: int  # in ticks of the RTP clock
+    rtt_us: int  # between us and the party, from an echoed sender report; 0 = unknown
 
 @final
 class RelayStats:
@@ -335,13 +343,21 @@ class UserPlane:
         local_b: tuple[str, int],
         remote_a: tuple[str, int] | None,
         remote_b: tuple[str, int] | None,
+        early_a: Sequence[str] = (),
+        early_b: Sequence[str] = (),
+        core_a: bool = False,
+        core_b: bool = False,
         rtp: bool = True,
+        rtcp: bool = False,
     ) -> int:
         """Join two inner ports of this process (on addresses given to ``route_local``): what party A sends
         to ``local_a`` goes on to party B from ``local_b``, and back. A remote is the negotiated party: its
         address must match; its port is learned from the first packet that comes from that address
-        (symmetric RTP, RFC 4961). None: not known yet, packets of that side are dropped by name. With
-        ``rtp`` sequence numbers and time stamps are followed for the statistics. Returns the relay id."""
+        (symmetric RTP, RFC 4961). None: not known yet; then the first to speak of the (up to four) addresses
+        in ``early`` counts as the party until an update names it, and packets of others are dropped by name.
+        A ``core`` port is a UDP socket of the kernel's, read and written by the user plane. With ``rtp``
+        sequence numbers and time stamps are followed for the statistics, with ``rtcp`` reports are read.
+        Returns the relay id."""
 
     def relay_update(
         self, relay: int, *, remote_a: tuple[str, int] | None = None, remote_b: tuple[str, int] | None = None

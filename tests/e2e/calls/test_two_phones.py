@@ -129,9 +129,9 @@ def test_speech_moves_to_the_ddt_in_mid_call_and_nothing_is_lost(lab: Lab, serve
             "path: stream",
             "path: datagram",
         ]
-    # The caller's beginning is whole too. A callee speaks as soon as it has sent its answer, and
-    # what overtakes that answer on the way to the SBC is dropped at the relay: no gap, but a late beginning.
+    # Both beginnings are whole: what overtakes the callee's answer on the way to the SBC is relayed too.
     assert his.media.received[0].sequence == alice.media.sent[0].sequence
+    assert alice.media.received[0].sequence == his.media.sent[0].sequence
     (sbc,) = status["sbcs"]
     (running,) = sbc["active_calls"]
     assert (running["caller"], running["callee"]) == (f"alice@{SIP_DOMAIN}", f"bob@{SIP_DOMAIN}")

@@ -121,7 +121,7 @@ core = "tunnel"
 """
     assert problems(text) == [
         "f:1: 'workers' is not an object of the configuration "
-        "(known: server, timers, authentication, realm, sbc, tls-profile, tscf-port, tscf-data-flow, "
+        "(known: server, timers, authentication, realm, sbc, trunk, tls-profile, tscf-port, tscf-data-flow, "
         "tscf-protocol-policy, tscf-address-pool, tscf-interface)",
         "f:3: timers: keepalive-timer: '5 s' is out of range: 0 (off) or 30 s to 660 s",
         "f:4: timers has no setting 'keepalive-timr' (did you mean 'keepalive-timer'?)",

@@ -42,8 +42,8 @@ def test_no_difference_says_so(example: str) -> None:
             '"10.64.2.10-10.64.2.200", ',
             "",
             "tscf-address-pool office: ranges: 10.64.1.1-10.64.1.254, 10.64.2.10-10.64.2.200, "
-            "fd00:64::1-fd00:64::ffff:ffff:ffff:ffff -> 10.64.1.1-10.64.1.254, "
-            "fd00:64::1-fd00:64::ffff:ffff:ffff:ffff (for newly established tunnels)",
+            "fd00:64::1:0:0:1-fd00:64::1:0:ffff:ffff -> 10.64.1.1-10.64.1.254, "
+            "fd00:64::1:0:0:1-fd00:64::1:0:ffff:ffff (for newly established tunnels)",
             Effect.NEW_TUNNELS,
         ),
         (

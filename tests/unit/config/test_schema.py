@@ -64,7 +64,7 @@ def test_what_a_reload_can_change_is_what_the_design_promises() -> None:
         "tscf-port.transport-protocol",
         "tscf-interface.realm",
         "tscf-interface.ports",
-        *(f"sbc.{field.key}" for field in BY_KEY["sbc"].fields),
+        *(f"{kind}.{field.key}" for kind in ("sbc", "trunk") for field in BY_KEY[kind].fields),
     }
 
 

@@ -7,15 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opentsm.sbc.actions import CloseRelay, MediaAction, MediaFlows, OpenRelay, UpdateRelay
-from opentsm.sbc.media import Leg, MediaSession, NoPorts, PortPool
+from opentsm.sbc.media import Leg, MediaSession, NoPorts, Pools, PortPool
 from opentsm.sbc.parties import Side
 from opentsm.sbc.sdp import Description, parse_untrusted
 from opentsm.types import Flow, Protocol
 
 SBC = "10.64.0.1"
-ALICE = Leg(SBC, ("10.64.0.2", "fd00::2"), "10.64.0.2")
+SBC6 = "fd00::1"
+ALICE = Leg(SBC, ("10.64.0.2", "fd00::2"), "10.64.0.2", other=SBC6)
 BOB = Leg(SBC, ("10.64.0.3",), "10.64.0.3")
 TRUNK = Leg(SBC, (), "192.0.2.10")
+CORE_PORTS = PortPool(40000, 40039)
 
 
 def sdp(*media: str, address: str = "10.64.0.2", more: tuple[str, ...] = ()) -> Description:
@@ -27,7 +29,7 @@ def sdp(*media: str, address: str = "10.64.0.2", more: tuple[str, ...] = ()) -> 
 
 def session(callee: Leg = BOB, *, anchoring: bool = True) -> tuple[MediaSession, PortPool]:
     ports = PortPool(20000, 20039)
-    return MediaSession(1, ports, ALICE, callee, anchoring=anchoring), ports
+    return MediaSession(1, Pools(ports, CORE_PORTS), ALICE, callee, anchoring=anchoring), ports
 
 
 def opened(actions: list[MediaAction]) -> list[OpenRelay]:

@@ -81,7 +81,12 @@ class FakeCore:
         local_b: SocketAddress,
         remote_a: SocketAddress | None,
         remote_b: SocketAddress | None,
+        early_a: Sequence[str] = (),
+        early_b: Sequence[str] = (),
+        core_a: bool = False,
+        core_b: bool = False,
         rtp: bool = True,
+        rtcp: bool = False,
     ) -> int:
         if self.refuse_relays:
             raise OSError("no more")
