@@ -34,23 +34,13 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 def spoken() -> array.array[int]:
     """The sentences as espeak-ng says them and sox converts them, without dither."""
     with tempfile.TemporaryDirectory() as folder:
-        raw, ready = Path(folder, "raw.wav"), Path(folder, "ready.wav")
-        subprocess.run(
-            ["espeak-ng", "-v", "en-us", "-s", "160", "-p", "45", "-w", str(raw), TEXT], check=True
-        )
-        pad = ["pad", str(LEAD), str(TAIL)]
-        convert = [
-            "sox",
-            "-D",
-            str(raw),
-            *["-r", "8000", "-c", "1", "-b", "16"],
-            str(ready),
-            "norm",
-            "-6",
-            *pad,
-        ]
-        subprocess.run(convert, check=True)
-        with wave.open(str(ready)) as file:
+        raw, ready = str(Path(folder, "raw.wav")), str(Path(folder, "ready.wav"))
+        voice = ["-v", "en-us", "-s", "160", "-p", "45"]
+        subprocess.run(["espeak-ng", *voice, "-w", raw, TEXT], check=True)
+        form = ["-r", "8000", "-c", "1", "-b", "16"]
+        effects = ["norm", "-6", "pad", str(LEAD), str(TAIL)]
+        subprocess.run(["sox", "-D", raw, *form, ready, *effects], check=True)
+        with wave.open(ready) as file:
             return array.array("h", file.readframes(file.getnframes()))
 
 
