@@ -248,7 +248,7 @@ def _plain_errors() -> Iterator[None]:
     """Errors meant for people are shown as one line, without a traceback."""
     try:
         yield
-    except (OpenTsmError, ValueError) as error:
+    except (OpenTsmError, ValueError, TimeoutError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from error
 
@@ -332,21 +332,37 @@ def _welcome(lab: Lab) -> str:
 
 @app.command()
 def demo(
-    seconds: Annotated[float, typer.Option(min=2.0, help="Length of the first two phases.")] = 12.0,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same losses.")] = 7,
+    factor: Annotated[float, typer.Option(min=0.2, help="How long the calls last beside the usual.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the network the same losses.")] = 7,
     report: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("opentsm-demo.html"),
+    loopback: Annotated[bool, typer.Option("--loopback", help="The reduced one, as without rights.")] = False,
 ) -> None:
-    """A call through a bad network, measured: on the stream, moved to the DDT, UDP lost and found again.
+    """Real calls through a bad network, measured: on the stream, moved to the DDT, through a block of UDP.
 
     \b
     Examples:
       opentsm lab demo
-      opentsm lab demo --seconds 30 --seed 3 --report call.html
+      opentsm lab demo --factor 2 --seed 3 --report call.html
     """
-    from opentsm.lab import demo as story  # the server and the client are not needed by other commands
+    from opentsm.lab.demo import (
+        page,
+        show,
+        terminal,
+    )  # the server and the client are not needed by other commands
 
-    with _plain_errors():
+    obstacle = "--loopback was given" if loopback else _obstacle()
+    with _plain_errors(), terminal.Terminal() as teller:
+        result = show.run(teller, report, factor=factor, seed=seed, obstacle=obstacle)
+    typer.echo(f"\n{page.table(result)}")
+    for figure, unit, sentence in page.findings(result):
+        typer.echo(f"{figure:>6} {unit:3} {sentence}")
+    typer.echo(f"\nPlots and recordings: {report.resolve()}")
+
+
+def _obstacle() -> str | None:
+    """Why no lab can be made; does not return where this program has to be run again with more rights."""
+    try:
         ensure_privileges()
-        table = story.run(lambda line: typer.echo(f"  {line}"), report, seconds=seconds, seed=seed)
-        typer.echo(f"\n{table}")
-        typer.echo(f"late = more than {story.PLAYOUT * 1e3:.0f} ms after the fastest packet; plots: {report}")
+    except PlatformError as error:
+        return str(error)
+    return None

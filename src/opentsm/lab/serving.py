@@ -12,12 +12,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from opentsm.admin.certificates import create_authority, issue_server, write
 from opentsm.admin.client import ask
 from opentsm.errors import PlatformError
-from opentsm.lab.host import Host
 from opentsm.lab.waiting import until_now
 from opentsm.lab.wan import python_environment
 from opentsm.sbc import account_line
@@ -28,8 +27,8 @@ PASSWORD: Final = "correct horse"
 
 REALM = """
 [realm.core]
-core = "tun"
-tun = "tsm0"
+core = "{core}"
+{device}
 addresses = ["10.64.0.1/16", "fd00:64::1/64"]
 echo = 7
 """
@@ -72,7 +71,7 @@ transport-protocol = "{transport}"
 
 @dataclass
 class Shape:
-    """What a test's server is like."""
+    """What a test's server is like. ``address``: the IPv4 address it listens on; "": every one."""
 
     services: tuple[str, ...] = ("SIP", "DDT")
     ranges: tuple[str, ...] = ("10.64.1.10-10.64.1.250", "fd00:64::1000-fd00:64::1fff")
@@ -81,17 +80,19 @@ class Shape:
     ipv6: bool = True
     persistence: str = "330 s"
     sbc: bool = False
+    core: str = "tun"
+    address: str = ""
 
     def text(self, folder: Path) -> str:
         profile = 'tls-profile = "main"' if self.transport == "tls" else ""
-        addresses = {"v4": "0.0.0.0", **({"v6": "::"} if self.ipv6 else {})}
+        addresses = {"v4": self.address or "0.0.0.0", **({"v6": "::"} if self.ipv6 else {})}
         parts = [
             f'[server]\nworkers = 2\nadmin-socket = "{folder / "admin.sock"}"\n'
             f'data-log = "{folder / "control.jsonl"}"\n',
             f'[timers]\ntunnel-persistence-time = "{self.persistence}"\n',
             '[authentication]\nmethods = ["password"]\npassword-file = "passwords"\n',
             '[tls-profile.main]\ncertificate = "server.pem"\nkey = "server.key"\n' if profile else "",
-            REALM,
+            REALM.format(core=self.core, device='tun = "tsm0"' if self.core == "tun" else ""),
             SBC.format(domain=SIP_DOMAIN) if self.sbc else "",
             POOL.format(ranges=json.dumps(self.ranges)),
             INTERFACE.format(
@@ -107,11 +108,23 @@ class Shape:
         return "\n".join(parts)
 
 
+class Machine(Protocol):
+    """Where a server runs: a host of a lab, or this machine itself."""
+
+    ipv4: str
+    ipv6: str
+
+    def popen(self, argv: Sequence[str], **options: Any) -> subprocess.Popen[Any]: ...
+    def socket(
+        self, family: int = socket.AF_INET, kind: int = socket.SOCK_STREAM, protocol: int = 0
+    ) -> socket.socket: ...
+
+
 @dataclass
 class ServerProcess:
     """`opentsm serve` in a host of the lab."""
 
-    host: Host
+    host: Machine
     folder: Path
     shape: Shape = field(default_factory=Shape)
     process: subprocess.Popen[bytes] | None = None
@@ -176,7 +189,7 @@ class ServerProcess:
             return probe.connect_ex((self.host.ipv4, self.shape.port)) == 0
 
 
-def make_credentials(folder: Path, server: Host, users: Sequence[str] = (USER,)) -> None:
+def make_credentials(folder: Path, server: Machine, users: Sequence[str] = (USER,)) -> None:
     """A development CA, the server's certificate, a password file and SIP accounts of these users; all have
     the same password."""
     now = datetime.now(UTC)

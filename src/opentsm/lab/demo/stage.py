@@ -1,0 +1,206 @@
+"""Where the demonstration plays: a lab with firewalls and a bad network, or bare loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, ParamSpec, Protocol, TypeVar
+
+from opentsm.lab.capture import Capture
+from opentsm.lab.firewall import tcp_443_only, tcp_udp_443
+from opentsm.lab.serving import ServerProcess, Shape, make_credentials
+from opentsm.lab.topology import Lab, LabSpec
+
+ALICE: Final = "alice"
+BOB: Final = "bob"
+
+ROUND_TRIP: Final = 0.120
+LOSS: Final = 0.02
+"""Alice's WAN: seconds there and back, and the share of packets lost each way."""
+
+NEAR_ROUND_TRIP: Final = 0.010
+"""Bob's WAN: an ordinary line to the same city, without loss."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Place(Protocol):
+    """Runs a function where a phone stands: the sockets it opens are that phone's."""
+
+    def __call__(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T: ...
+
+
+class Stage(Protocol):
+    """What a story needs of the world.
+
+    Attributes:
+        left_out: what this stage cannot show, in sentences; empty on a whole one.
+    """
+
+    server: ServerProcess
+    left_out: Sequence[str]
+
+    @property
+    def url(self) -> str: ...
+    def place(self, user: str) -> Place: ...
+    def weather(self) -> None:
+        """Let the network's chances begin anew, so that each call meets the same."""
+
+    async def block(self, blocked: bool) -> None:
+        """Make the firewall in front of Alice drop UDP silently, or pass it again."""
+
+    def watch(self) -> Any:
+        """A context manager whose value, at its end, counts packets outside Alice's firewall by kind."""
+
+
+class LabStage:
+    """Two phones, each behind a NAT and a firewall that passes only port 443 of the server."""
+
+    left_out: Sequence[str] = ()
+
+    def __init__(self, lab: Lab, folder: Path) -> None:
+        self.lab = lab
+        self.server = ServerProcess(lab["server"], folder, Shape(sbc=True, core="userspace"))
+        self._address = (lab["server"].ipv4,)
+
+    @property
+    def url(self) -> str:
+        return f"tls://{self.server.host.ipv4}:443"
+
+    def place(self, user: str) -> Place:
+        return self.lab["phone1" if user == ALICE else "phone2"].call
+
+    def prepare(self) -> None:
+        """Firewalls and weather."""
+        for site in (1, 2):
+            self.lab.firewall(site).apply(tcp_udp_443(*self._address))
+        self.lab.wan(1).set(delay=ROUND_TRIP / 2, loss=LOSS)
+        self.lab.wan(2).set(delay=NEAR_ROUND_TRIP / 2)
+
+    def weather(self) -> None:
+        self.lab.wan(1).reseed(self.lab.spec.seed)
+
+    async def block(self, blocked: bool) -> None:
+        policy = tcp_443_only if blocked else tcp_udp_443
+        await asyncio.to_thread(self.lab.firewall(1).apply, policy(*self._address))
+
+    @contextmanager
+    def watch(self) -> Iterator[Counter[str]]:
+        counts: Counter[str] = Counter()
+        with self.lab["firewall1"].capture("wan0") as wire:
+            yield counts
+        counts.update(outer_counts(wire))
+
+
+def outer_counts(wire: Capture) -> Counter[str]:
+    """Packets by protocol and port: TCP/443, UDP/443, or something that should not be there."""
+    counts: Counter[str] = Counter()
+    for packet in wire.packets:
+        port = "443" if 443 in (packet.source_port, packet.destination_port) else "other"
+        counts[f"{packet.protocol.upper()}/{port}"] += 1
+    return counts
+
+
+class Loopback:
+    """This machine as a host: its loopback interface and nothing else."""
+
+    ipv4 = "127.0.0.1"
+    ipv6 = ""
+
+    def popen(self, argv: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
+        return subprocess.Popen(list(argv), **options)
+
+    def socket(
+        self, family: int = socket.AF_INET, kind: int = socket.SOCK_STREAM, protocol: int = 0
+    ) -> socket.socket:
+        return socket.socket(family, kind, protocol)
+
+
+class LoopbackStage:
+    """The same calls without a network in between: no privileges, no firewall, no delay, no loss."""
+
+    left_out: Sequence[str] = (
+        "no NAT and no firewall: phones and server share this machine's loopback interface",
+        "no WAN: nothing is delayed or lost, so both paths sound alike",
+        "no block of UDP in mid-call (part c), and no count of packets outside a firewall",
+    )
+
+    def __init__(self, folder: Path) -> None:
+        port = free_port()
+        shape = Shape(sbc=True, core="userspace", ipv6=False, address="127.0.0.1", port=port)
+        self.server = ServerProcess(Loopback(), folder, shape)
+
+    @property
+    def url(self) -> str:
+        return f"tls://127.0.0.1:{self.server.shape.port}"
+
+    def place(self, user: str) -> Place:
+        return _here
+
+    def weather(self) -> None:
+        """There is none."""
+
+    async def block(self, blocked: bool) -> None:
+        raise NotImplementedError("there is no firewall on loopback")
+
+    @contextmanager
+    def watch(self) -> Iterator[Counter[str]]:
+        yield Counter()
+
+
+def _here(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    return function(*args, **kwargs)
+
+
+def free_port() -> int:
+    """A port number that is free for TCP and UDP on loopback."""
+    while True:
+        with socket.socket() as stream, socket.socket(type=socket.SOCK_DGRAM) as datagram:
+            stream.bind(("127.0.0.1", 0))
+            port = int(stream.getsockname()[1])
+            try:
+                datagram.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+
+
+@contextmanager
+def lab_stage(seed: int) -> Iterator[LabStage]:
+    """A lab with a running server in it.
+
+    Raises:
+        PlatformError: no lab can be made here; the message says why.
+    """
+    spec = LabSpec(sites=2, ipv6=False, seed=seed)
+    with tempfile.TemporaryDirectory(prefix="opentsm-demo-") as folder, Lab(spec) as lab:
+        stage = LabStage(lab, Path(folder))
+        stage.prepare()
+        with _serving(stage):
+            yield stage
+
+
+@contextmanager
+def loopback_stage() -> Iterator[LoopbackStage]:
+    """A running server on loopback."""
+    with tempfile.TemporaryDirectory(prefix="opentsm-demo-") as folder:
+        stage = LoopbackStage(Path(folder))
+        with _serving(stage):
+            yield stage
+
+
+@contextmanager
+def _serving(stage: Stage) -> Iterator[None]:
+    make_credentials(stage.server.folder, stage.server.host, (ALICE, BOB))
+    try:
+        stage.server.start()
+        yield
+    finally:
+        stage.server.stop()
