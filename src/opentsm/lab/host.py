@@ -58,7 +58,7 @@ class Host:
             argv: the program and its arguments.
             options: as for ``subprocess.Popen``.
         """
-        process = subprocess.Popen(["ip", "netns", "exec", self.namespace, *argv], **options)
+        process = subprocess.Popen(self._command(argv), **options)
         self._processes.append(process)
         return process
 
@@ -72,8 +72,7 @@ class Host:
             subprocess.TimeoutExpired: it took longer than ``timeout`` seconds.
         """
         settings: dict[str, Any] = {"capture_output": True, **options}
-        command = ["ip", "netns", "exec", self.namespace, *argv]
-        return subprocess.run(command, check=check, timeout=timeout, text=True, **settings)
+        return subprocess.run(self._command(argv), check=check, timeout=timeout, text=True, **settings)
 
     def python(self, target: str, *arguments: str, **options: Any) -> subprocess.Popen[Any]:
         """Start Python inside, with this process's import path.
@@ -102,6 +101,9 @@ class Host:
                     with contextlib.suppress(OSError):
                         pipe.close()
         self._processes.clear()
+
+    def _command(self, argv: Sequence[str]) -> list[str]:
+        return ["ip", "netns", "exec", self.namespace, *argv]
 
     # -- sockets --------------------------------------------------------------------------------------
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -188,6 +190,22 @@ class Host:
     def sysctl(self, name: str, value: str | int | None = None) -> str:
         """Read or write a kernel setting of this host's network."""
         return sysctl(self.namespace, name, value)
+
+
+class Loopback(Host):
+    """This machine's loopback interface as a host, for what has to run where no namespace can be made.
+
+    It has processes and sockets; captures and settings of the kernel belong to namespaces.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("loopback", "", Interface("127.0.0.1", ""))
+
+    def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return function(*args, **kwargs)
+
+    def _command(self, argv: Sequence[str]) -> list[str]:
+        return list(argv)
 
 
 def _enlarge(opened: Socket) -> None:

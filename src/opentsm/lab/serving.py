@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from opentsm.admin.certificates import create_authority, issue_server, write
 from opentsm.admin.client import ask
 from opentsm.errors import PlatformError
+from opentsm.lab.host import Host
 from opentsm.lab.waiting import until_now
 from opentsm.lab.wan import python_environment
 from opentsm.sbc import account_line
@@ -108,23 +109,11 @@ class Shape:
         return "\n".join(parts)
 
 
-class Machine(Protocol):
-    """Where a server runs: a host of a lab, or this machine itself."""
-
-    ipv4: str
-    ipv6: str
-
-    def popen(self, argv: Sequence[str], **options: Any) -> subprocess.Popen[Any]: ...
-    def socket(
-        self, family: int = socket.AF_INET, kind: int = socket.SOCK_STREAM, protocol: int = 0
-    ) -> socket.socket: ...
-
-
 @dataclass
 class ServerProcess:
     """`opentsm serve` in a host of the lab."""
 
-    host: Machine
+    host: Host
     folder: Path
     shape: Shape = field(default_factory=Shape)
     process: subprocess.Popen[bytes] | None = None
@@ -189,7 +178,7 @@ class ServerProcess:
             return probe.connect_ex((self.host.ipv4, self.shape.port)) == 0
 
 
-def make_credentials(folder: Path, server: Machine, users: Sequence[str] = (USER,)) -> None:
+def make_credentials(folder: Path, server: Host, users: Sequence[str] = (USER,)) -> None:
     """A development CA, the server's certificate, a password file and SIP accounts of these users; all have
     the same password."""
     now = datetime.now(UTC)

@@ -93,7 +93,7 @@ class Callee:
 
     def _run(self) -> None:
         try:
-            self._stage.place(BOB)(asyncio.run, self._live())
+            self._stage.host(BOB).call(asyncio.run, self._live())
         except BaseException as error:
             if self._ready.done():
                 raise

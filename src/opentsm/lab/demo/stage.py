@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, ParamSpec, Protocol, TypeVar
+from typing import Any, Final, Protocol
 
 from opentsm.lab.capture import Capture
 from opentsm.lab.firewall import tcp_443_only, tcp_udp_443
+from opentsm.lab.host import Host, Loopback
 from opentsm.lab.serving import ServerProcess, Shape, make_credentials
 from opentsm.lab.topology import Lab, LabSpec
 
@@ -26,15 +26,6 @@ LOSS: Final = 0.02
 
 NEAR_ROUND_TRIP: Final = 0.010
 """Bob's WAN: an ordinary line to the same city, without loss."""
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-
-class Place(Protocol):
-    """Runs a function where a phone stands: the sockets it opens are that phone's."""
-
-    def __call__(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T: ...
 
 
 class Stage(Protocol):
@@ -49,7 +40,9 @@ class Stage(Protocol):
 
     @property
     def url(self) -> str: ...
-    def place(self, user: str) -> Place: ...
+    def host(self, user: str) -> Host:
+        """Where a phone stands."""
+
     def weather(self) -> None:
         """Let the network's chances begin anew, so that each call meets the same."""
 
@@ -74,8 +67,8 @@ class LabStage:
     def url(self) -> str:
         return f"tls://{self.server.host.ipv4}:443"
 
-    def place(self, user: str) -> Place:
-        return self.lab["phone1" if user == ALICE else "phone2"].call
+    def host(self, user: str) -> Host:
+        return self.lab["phone1" if user == ALICE else "phone2"]
 
     def prepare(self) -> None:
         """Firewalls and weather."""
@@ -108,21 +101,6 @@ def outer_counts(wire: Capture) -> Counter[str]:
     return counts
 
 
-class Loopback:
-    """This machine as a host: its loopback interface and nothing else."""
-
-    ipv4 = "127.0.0.1"
-    ipv6 = ""
-
-    def popen(self, argv: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
-        return subprocess.Popen(list(argv), **options)
-
-    def socket(
-        self, family: int = socket.AF_INET, kind: int = socket.SOCK_STREAM, protocol: int = 0
-    ) -> socket.socket:
-        return socket.socket(family, kind, protocol)
-
-
 class LoopbackStage:
     """The same calls without a network in between: no privileges, no firewall, no delay, no loss."""
 
@@ -141,8 +119,8 @@ class LoopbackStage:
     def url(self) -> str:
         return f"tls://127.0.0.1:{self.server.shape.port}"
 
-    def place(self, user: str) -> Place:
-        return _here
+    def host(self, user: str) -> Host:
+        return self.server.host
 
     def weather(self) -> None:
         """There is none."""
@@ -153,10 +131,6 @@ class LoopbackStage:
     @contextmanager
     def watch(self) -> Iterator[Counter[str]]:
         yield Counter()
-
-
-def _here(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    return function(*args, **kwargs)
 
 
 def free_port() -> int:

@@ -172,7 +172,7 @@ def play(stage: Stage, parts: Sequence[Part], teller: Teller) -> Result:
         OpenTsmError, TimeoutError: a call did not come about.
     """
     with Callee(stage) as bob:
-        result = stage.place(ALICE)(asyncio.run, _play(stage, bob, parts, teller))
+        result = stage.host(ALICE).call(asyncio.run, _play(stage, bob, parts, teller))
     result.records = stage.server.call_records()
     result.left_out = stage.left_out
     return result
