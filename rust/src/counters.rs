@@ -93,6 +93,8 @@ counters! {
     CopyDropped => "copies_dropped",
     PathAlertSent => "path_alerts_sent",
     PathAlertHeard => "path_alerts_heard",
+    /// Sent instead of media while it pauses.
+    PathPulseSent => "path_pulses_sent",
     CaptureFull => "drop_capture_full",
     EventQueueFull => "drop_event_queue_full",
 }

@@ -86,7 +86,7 @@ impl Forwarder {
         }
         let datagram = tunnel.is_datagram();
         if let Some(link) = tunnel.datagram() {
-            link.media_rx_us.store(self.now_us, Ordering::Relaxed);
+            link.media_came(self.now_us);
             self.watch(tunnel, link);
         }
         let learn = server && meta.looks_like_media(data);
@@ -256,7 +256,7 @@ impl Forwarder {
         let verdict = session.flows.choose(&meta, !server, datagram.is_some());
         let (by_datagram, media) =
             verdict.map_or_else(|| (false, meta.looks_like_media(data)), |v| (v.datagram, v.media));
-        if by_datagram && media && session.doubt.active(self.now_us) {
+        if by_datagram && media && self.in_doubt(session, datagram.as_ref()) {
             return self.deliver_doubled(session, datagram.as_ref(), data);
         }
         let stream = if by_datagram { None } else { session.tunnel(false) };
@@ -273,6 +273,15 @@ impl Forwarder {
         }?;
         self.counters.add(Counter::InnerTx);
         Ok(())
+    }
+
+    /// Whether media for the datagram tunnel has to go by both: it may be dying, or has not been proved yet.
+    #[inline]
+    fn in_doubt(&self, session: &Session, datagram: Option<&Arc<Tunnel>>) -> bool {
+        if let Some(link) = datagram.and_then(|tunnel| tunnel.datagram()) {
+            session.doubt.begin(self.now_us, link.media_tx_us.load(Ordering::Relaxed));
+        }
+        session.doubt.active(self.now_us)
     }
 
     /// By both paths, numbered, because the datagram path may be dying. One that takes it is enough.
@@ -367,6 +376,7 @@ impl Forwarder {
             return Err(refused.unwrap_or(Counter::SendFailed));
         }
         tunnel.tx.records.fetch_add(1, Ordering::Relaxed);
+        link.sent_us.store(self.now_us, Ordering::Relaxed);
         if self.batch.is_full() {
             self.flush_datagrams();
         }

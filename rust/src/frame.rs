@@ -1,7 +1,7 @@
 //! Frames: what stands back to back on a stream and together in a datagram (docs/protocol.md, "Frames"),
 //! and the fixed part of control messages that the user plane looks at.
 
-use crate::limits::{MAX_CONTROL_MESSAGE, MAX_INNER_PACKET, MAX_TLVS};
+use crate::limits::{MAX_CONTROL_MESSAGE, MAX_INNER_PACKET, MAX_PROBE, MAX_TLVS};
 
 /// Bytes of a control message before its TLVs.
 pub const CONTROL_HEADER: usize = 16;
@@ -10,6 +10,8 @@ pub const KEEPALIVE_REQUEST: u8 = 7;
 pub const KEEPALIVE_RESPONSE: u8 = 8;
 /// "I hear nothing on the datagram tunnel": no response, no TLVs.
 pub const PATH_ALERT: u8 = 10;
+/// "I send nothing just now, and am here", on the datagram tunnel: no response, no TLVs.
+pub const PATH_PULSE: u8 = 11;
 pub const CONFIGURATION_REQUEST: u8 = 1;
 
 /// Bytes of a sequenced frame before its inner packet.
@@ -24,6 +26,10 @@ pub const UNASSIGNED_TSID: u64 = u64::MAX;
 pub const PROBE_SEQUENCE_BIT: u32 = 0x8000_0000;
 
 const TLV_TIMESTAMP: u16 = 24;
+const TLV_PADDING: u16 = 40;
+const TLV_HEADER: usize = 4;
+/// Bytes of a Keepalive Request that only carries its time.
+const PLAIN_PROBE: usize = CONTROL_HEADER + TLV_HEADER + 8;
 
 /// What the first bytes of a buffer hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,25 +160,53 @@ impl ControlHead {
     }
 }
 
-/// Write a timestamped Keepalive Request.
-pub fn keepalive_request(tsid: u64, sequence: u32, micros: u64) -> [u8; CONTROL_HEADER + 12] {
-    let mut out = [0u8; CONTROL_HEADER + 12];
-    out[0] = 0x10;
-    out[2] = KEEPALIVE_REQUEST;
-    out[3] = 1;
-    out[4..12].copy_from_slice(&tsid.to_be_bytes());
-    out[12..16].copy_from_slice(&sequence.to_be_bytes());
-    out[16..18].copy_from_slice(&TLV_TIMESTAMP.to_be_bytes());
-    out[18..20].copy_from_slice(&8u16.to_be_bytes());
-    out[20..28].copy_from_slice(&micros.to_be_bytes());
-    out
+/// A Keepalive Request, perhaps padded.
+pub struct KeepaliveRequest {
+    data: [u8; MAX_PROBE],
+    length: usize,
 }
 
-/// Write a Path Alert.
-pub fn path_alert(tsid: u64, sequence: u32) -> [u8; CONTROL_HEADER] {
+impl KeepaliveRequest {
+    pub fn bytes(&self) -> &[u8] {
+        self.data.get(..self.length).unwrap_or(&self.data)
+    }
+}
+
+/// Write a timestamped Keepalive Request of (about) `size` bytes, as far as that is possible.
+pub fn keepalive_request(tsid: u64, sequence: u32, micros: u64, size: usize) -> KeepaliveRequest {
+    let mut data = [0u8; MAX_PROBE];
+    data[0] = 0x10;
+    data[2] = KEEPALIVE_REQUEST;
+    data[3] = 1;
+    data[4..12].copy_from_slice(&tsid.to_be_bytes());
+    data[12..16].copy_from_slice(&sequence.to_be_bytes());
+    data[16..18].copy_from_slice(&TLV_TIMESTAMP.to_be_bytes());
+    data[18..20].copy_from_slice(&8u16.to_be_bytes());
+    data[20..28].copy_from_slice(&micros.to_be_bytes());
+    let mut length = PLAIN_PROBE;
+    let size = size.min(MAX_PROBE);
+    if size >= PLAIN_PROBE + TLV_HEADER {
+        data[3] = 2;
+        data[28..30].copy_from_slice(&TLV_PADDING.to_be_bytes());
+        data[30..32].copy_from_slice(&((size - PLAIN_PROBE - TLV_HEADER) as u16).to_be_bytes());
+        length = size;
+    }
+    KeepaliveRequest { data, length }
+}
+
+/// When the peer sent its Keepalive Request, by its own clock: what `keepalive_request` wrote.
+pub fn keepalive_time(message: &[u8]) -> Option<u64> {
+    let tlv: &[u8; TLV_HEADER] = message.get(CONTROL_HEADER..)?.first_chunk()?;
+    let timestamp = u16::from_be_bytes([tlv[0], tlv[1]]) == TLV_TIMESTAMP && tlv[2..] == [0, 8];
+    let value: &[u8; 8] = message.get(CONTROL_HEADER + TLV_HEADER..)?.first_chunk()?;
+    timestamp.then(|| u64::from_be_bytes(*value))
+}
+
+/// Write a message that is nothing but its type: a Path Alert, a Path Pulse.
+pub fn short_message(kind: u8, tsid: u64, sequence: u32) -> [u8; CONTROL_HEADER] {
     let mut out = [0u8; CONTROL_HEADER];
     out[0] = 0x10;
-    out[2] = PATH_ALERT;
+    out[2] = kind;
     out[4..12].copy_from_slice(&tsid.to_be_bytes());
     out[12..16].copy_from_slice(&sequence.to_be_bytes());
     out
@@ -241,8 +275,15 @@ mod tests {
 
     #[test]
     fn keepalives_are_valid_frames_and_answers_differ_in_type_only() {
-        let mut message = keepalive_request(0x0102_0304_0506_0708, PROBE_SEQUENCE_BIT | 5, 99);
-        assert_eq!(next_frame(&message), Ok(Frame::Control(message.len())));
+        for size in [0, 28, 31, 32, 220, MAX_PROBE, 5000] {
+            let message = keepalive_request(7, PROBE_SEQUENCE_BIT, 99, size);
+            let length = if size < 32 { 28 } else { size.min(MAX_PROBE) };
+            assert_eq!(next_frame(message.bytes()), Ok(Frame::Control(length)));
+            assert_eq!(keepalive_time(message.bytes()), Some(99));
+        }
+        assert_eq!(keepalive_time(&short_message(PATH_PULSE, 7, 1)), None);
+        let probe = keepalive_request(0x0102_0304_0506_0708, PROBE_SEQUENCE_BIT | 5, 99, 0);
+        let mut message = probe.bytes().to_vec();
         answer_keepalive(&mut message);
         let head = ControlHead::parse(&message).unwrap();
         assert_eq!((head.kind, head.sequence), (KEEPALIVE_RESPONSE, PROBE_SEQUENCE_BIT | 5));

@@ -96,5 +96,11 @@ pub const CAPTURE_QUEUE: usize = 4_096;
 /// Kernel buffer asked for on UDP sockets: 10 ms of a full core at 200 bytes, times ten.
 pub const UDP_BUFFER: usize = 4 * 1024 * 1024;
 
-/// Unanswered probes remembered per tunnel.
-pub const MAX_PROBES: usize = 8;
+/// Unanswered probes remembered per tunnel: a train of one every 20 ms over a path of 600 ms.
+pub const MAX_PROBES: usize = 32;
+
+/// Bytes of the largest probe: a packet of 20 ms of G.711, the largest that voice makes.
+pub const MAX_PROBE: usize = 256;
+
+/// Variation of a path that one probe may claim; more is another clock, or a lie.
+pub const MAX_JITTER_US: u64 = 1_000_000;

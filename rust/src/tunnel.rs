@@ -12,8 +12,9 @@ use zeroize::Zeroizing;
 use crate::crypto::{DatagramOpener, DatagramSealer};
 use crate::egress::Egress;
 use crate::frame::UNASSIGNED_TSID;
-use crate::limits::{DATAGRAM_MTU, MAX_PROBES, MEDIA_AGE_MS};
+use crate::limits::{DATAGRAM_MTU, MAX_JITTER_US, MAX_PROBES, MEDIA_AGE_MS};
 use crate::tables::Session;
+use crate::tables::doubt::{Rhythm, Times};
 
 /// A tunnel's id carries the worker that owns its socket in the low byte.
 pub fn worker_of(id: u64) -> usize {
@@ -47,6 +48,9 @@ pub struct Probe {
     pub sent: u64,
     pub answered: u64,
     pub last_answer_us: u64,
+    /// How unevenly the peer's probes come (RFC 3550 section 6.4.1): the variation of the way to us alone.
+    pub jitter_us: u64,
+    last_transit_us: Option<u64>,
     /// When the oldest probe went out that nothing has been heard since.
     pub waiting_since_us: Option<u64>,
 }
@@ -74,6 +78,15 @@ impl Probe {
         self.waiting_since_us.map_or(0, |since| now_us.saturating_sub(since))
     }
 
+    /// A probe of the peer's has come. Its time is of another clock, but the difference of two differences is not.
+    pub fn came(&mut self, sent_us: u64, now_us: u64) {
+        let transit = now_us.wrapping_sub(sent_us);
+        if let Some(last) = self.last_transit_us.replace(transit) {
+            let change = transit.wrapping_sub(last).min(last.wrapping_sub(transit));
+            self.jitter_us = (15 * self.jitter_us + change.min(MAX_JITTER_US)) / 16;
+        }
+    }
+
     /// The answer to a probe; false if it is to none of ours.
     pub fn answered(&mut self, sequence: u32, now_us: u64) -> bool {
         let Some(at) = self.outstanding.iter().position(|(s, _)| *s == sequence) else {
@@ -99,6 +112,8 @@ impl Probe {
 pub struct Wishes {
     pub keepalive_ms: AtomicU32,
     pub silent_ms: AtomicU32,
+    /// Bytes of a probe; zero: as few as there can be.
+    pub probe_size: AtomicU32,
     pub idle_ms: AtomicU32,
     pub media_age_ms: AtomicU64,
     /// When the next probe is due; zero: none. A timer entry that finds another time here is of the past.
@@ -140,6 +155,10 @@ pub struct DatagramLink {
     /// When inner packets last came and went: the reflex's evidence.
     pub media_rx_us: AtomicU64,
     pub media_tx_us: AtomicU64,
+    /// When anything last went out.
+    pub sent_us: AtomicU64,
+    /// How regularly media comes.
+    pub rhythm: Rhythm,
     /// A timer looks after this path.
     pub watched: AtomicBool,
 }
@@ -152,7 +171,27 @@ impl DatagramLink {
             outlet,
             media_rx_us: AtomicU64::new(0),
             media_tx_us: AtomicU64::new(0),
+            sent_us: AtomicU64::new(0),
+            rhythm: Rhythm::default(),
             watched: AtomicBool::new(false),
+        }
+    }
+
+    /// An inner packet came.
+    #[inline]
+    pub fn media_came(&self, now_us: u64) {
+        let before = self.media_rx_us.swap(now_us, Ordering::Relaxed);
+        self.rhythm.note(now_us.saturating_sub(before));
+    }
+
+    /// What the reflex looks at.
+    pub fn times(&self, heard_us: u64) -> Times {
+        Times {
+            heard_us,
+            media_rx_us: self.media_rx_us.load(Ordering::Relaxed),
+            media_tx_us: self.media_tx_us.load(Ordering::Relaxed),
+            sent_us: self.sent_us.load(Ordering::Relaxed),
+            suspicion_us: self.rhythm.suspicion_us(),
         }
     }
 
@@ -291,6 +330,21 @@ mod tests {
         let second = probe.send(100_000);
         assert!(probe.answered(second, 180_000));
         assert_eq!((probe.rtt_us, probe.rtt_min_us), (45_000, 40_000));
+    }
+
+    #[test]
+    fn the_variation_of_one_way_is_that_of_the_peers_probes_whatever_its_clock() {
+        let (mut even, mut uneven, mut hostile) = (Probe::default(), Probe::default(), Probe::default());
+        for number in 0..200u64 {
+            let sent = u64::MAX - 50_000_000 + number * 20_000;
+            let now = 7_000 + number * 20_000;
+            even.came(sent, now);
+            uneven.came(sent, now + number % 2 * 10_000);
+            hostile.came(if number % 2 == 0 { 0 } else { u64::MAX / 2 }, now);
+        }
+        assert_eq!(even.jitter_us, 0);
+        assert!((9_900..=10_000).contains(&uneven.jitter_us), "{}", uneven.jitter_us);
+        assert!(hostile.jitter_us <= MAX_JITTER_US);
     }
 
     #[test]

@@ -27,8 +27,12 @@ pub const HANDSHAKE_MTU: u32 = 1200;
 pub const DEFAULT_RETRANSMISSION: Duration = Duration::from_secs(1);
 /// OpenSSL takes a timer with less than 15 ms left for expired, so shorter ones would spin.
 pub const MIN_RETRANSMISSION: Duration = Duration::from_millis(50);
-/// Longest wait between two tries (RFC 6347 4.2.4.1).
-const MAX_RETRANSMISSION_US: u32 = 60_000_000;
+/// Longest wait between two tries of one handshake. RFC 6347 4.2.4.1 doubles up to 60 s, for a handshake that goes on
+/// for ever; ours is over after some seconds, and it is the next handshake that waits longer and longer. So a path that
+/// opens during one is found within a second.
+const MAX_RETRANSMISSION_US: u32 = 1_000_000;
+/// Longest first wait: nobody has a path whose round trip is longer.
+const MAX_FIRST_US: u32 = 60_000_000;
 /// Length of a DDT identity: 64 bits in hexadecimal.
 const IDENTITY_LEN: usize = 16;
 
@@ -70,8 +74,7 @@ pub(super) fn new_ssl(role: Role, first_timeout: Duration) -> Result<Ssl, DtlsEr
     let first_timeout = first_timeout.max(MIN_RETRANSMISSION).as_micros();
     let private = Private {
         role,
-        first_timeout_us: u32::try_from(first_timeout)
-            .map_or(MAX_RETRANSMISSION_US, |us| us.min(MAX_RETRANSMISSION_US)),
+        first_timeout_us: u32::try_from(first_timeout).map_or(MAX_FIRST_US, |us| us.min(MAX_FIRST_US)),
         tsid: OnceLock::new(),
         unknown: AtomicBool::new(false),
     };
@@ -97,11 +100,11 @@ pub(super) fn private(ssl: &SslRef) -> Option<&Private> {
     }
 }
 
-/// The next wait: our first, then twice the last (RFC 6347 4.2.4.1). OpenSSL asks with 0 first.
+/// The next wait: our first, then twice the last (RFC 6347 4.2.4.1), up to a second. OpenSSL asks with 0 first.
 pub(super) fn retransmission_us(ssl: &SslRef, last_us: u32) -> u32 {
     match last_us {
         0 => private(ssl).map_or(1_000_000, |private| private.first_timeout_us),
-        last => last.saturating_mul(2).min(MAX_RETRANSMISSION_US),
+        last => last.saturating_mul(2).min(MAX_RETRANSMISSION_US.max(last)),
     }
 }
 

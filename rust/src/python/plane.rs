@@ -544,9 +544,10 @@ impl UserPlane {
         self.engine.order_close(tunnel, interned(reason));
     }
 
-    #[pyo3(signature = (tunnel, *, interval_ms, silent_after_ms = 0))]
-    fn set_keepalive(&self, tunnel: u64, interval_ms: u32, silent_after_ms: u32) -> PyResult<()> {
+    #[pyo3(signature = (tunnel, *, interval_ms, silent_after_ms = 0, size = 0))]
+    fn set_keepalive(&self, tunnel: u64, interval_ms: u32, silent_after_ms: u32, size: u32) -> PyResult<()> {
         let tunnel = self.tunnel(tunnel)?;
+        tunnel.wishes.probe_size.store(size, Ordering::Release);
         tunnel.wishes.silent_ms.store(silent_after_ms, Ordering::Release);
         tunnel.wishes.keepalive_ms.store(interval_ms, Ordering::Release);
         self.arm(tunnel);

@@ -31,7 +31,9 @@ pub struct TunnelStats {
     keepalives_answered: u64,
     last_rx_ms: u64,
     age_ms: u64,
+    rx_jitter_us: u64,
     tcp_rtt_us: u32,
+    tcp_rtt_var_us: u32,
     tcp_retransmits: u32,
     tcp_unsent: u32,
 }
@@ -63,6 +65,7 @@ impl TunnelStats {
         self.rtt_us = probe.rtt_us;
         self.rtt_var_us = probe.rtt_var_us;
         self.rtt_min_us = probe.rtt_min_us;
+        self.rx_jitter_us = probe.jitter_us;
         self.keepalives_sent = probe.sent;
         self.keepalives_answered = probe.answered;
     }
@@ -75,6 +78,7 @@ impl TunnelStats {
         if let Some(fd) = *fd {
             let info = crate::sys::tcp_info(fd);
             self.tcp_rtt_us = info.rtt_us;
+            self.tcp_rtt_var_us = info.rtt_var_us;
             self.tcp_retransmits = info.retransmits;
             self.tcp_unsent = info.unsent;
         }

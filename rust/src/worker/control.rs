@@ -9,8 +9,8 @@ use crate::counters::Counter;
 use crate::egress::Class;
 use crate::forward::Forwarder;
 use crate::frame::{
-    ControlHead, Frame, FrameError, KEEPALIVE_REQUEST, KEEPALIVE_RESPONSE, PATH_ALERT, PROBE_SEQUENCE_BIT,
-    UNASSIGNED_TSID, answer_keepalive, next_frame,
+    ControlHead, Frame, FrameError, KEEPALIVE_REQUEST, KEEPALIVE_RESPONSE, PATH_ALERT, PATH_PULSE,
+    PROBE_SEQUENCE_BIT, UNASSIGNED_TSID, answer_keepalive, keepalive_time, next_frame,
 };
 use crate::tunnel::Tunnel;
 
@@ -78,7 +78,14 @@ fn control(forwarder: &mut Forwarder, tunnel: &Arc<Tunnel>, message: &mut [u8]) 
         return true;
     }
     match head.kind {
-        KEEPALIVE_REQUEST => answer(forwarder, tunnel, message),
+        KEEPALIVE_REQUEST => {
+            if let Some(sent) = keepalive_time(message).filter(|_| head.sequence & PROBE_SEQUENCE_BIT != 0) {
+                tunnel.probe.lock().came(sent, forwarder.now_us);
+            }
+            answer(forwarder, tunnel, message);
+        }
+        // Its coming was all it had to say.
+        PATH_PULSE => {}
         PATH_ALERT => {
             // The peer no longer hears us on the datagram tunnel: send by both until it says no more.
             if let Some(session) = tunnel.session().as_ref() {

@@ -15,7 +15,7 @@ use std::time::Duration;
 use ahash::RandomState;
 
 use super::control::{self, Progress as Run};
-use super::timers::{Due, Timers};
+use super::timers::{Due, Timers, alert_peer};
 use super::{forget, token};
 use crate::boundary::Event;
 use crate::counters::Counter;
@@ -200,6 +200,7 @@ impl Datagrams {
                 Ok(received) => received,
                 Err(error) if error.raw_os_error() == Some(libc::ECONNREFUSED) => {
                     if let Some(server) = server {
+                        self.alert(id, server, forwarder);
                         self.end(
                             id,
                             server,
@@ -228,6 +229,14 @@ impl Datagrams {
             if !more {
                 return;
             }
+        }
+    }
+
+    /// The path is refused: the peer, whom nobody tells, is to send by both until its control plane knows.
+    fn alert(&self, id: u64, peer: SocketAddr, forwarder: &mut Forwarder) {
+        let tunnel = self.ports.get(&id).and_then(|p| p.peers.get(&peer)).and_then(|p| p.tunnel.as_ref());
+        if let Some(session) = tunnel.and_then(|t| t.session().clone()) {
+            alert_peer(&session, forwarder);
         }
     }
 

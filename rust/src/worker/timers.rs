@@ -11,8 +11,9 @@ use crate::boundary::Event;
 use crate::counters::Counter;
 use crate::egress::Class;
 use crate::forward::Forwarder;
-use crate::frame::{PROBE_SEQUENCE_BIT, keepalive_request, path_alert};
-use crate::tables::doubt::{Finding, WATCH_US};
+use crate::frame::{PATH_ALERT, PATH_PULSE, PROBE_SEQUENCE_BIT, keepalive_request, short_message};
+use crate::tables::Session;
+use crate::tables::doubt::Finding;
 use crate::tunnel::Tunnel;
 
 /// What is due.
@@ -126,11 +127,12 @@ impl Timers {
             (probe.send(now), silence)
         };
         report_silence(tunnel, silence, forwarder);
-        let message = keepalive_request(tunnel.tsid(), PROBE_SEQUENCE_BIT | sequence, now);
+        let size = tunnel.wishes.probe_size.load(Ordering::Relaxed) as usize;
+        let message = keepalive_request(tunnel.tsid(), PROBE_SEQUENCE_BIT | sequence, now, size);
         let sent = if tunnel.is_datagram() {
-            forwarder.send_frame(tunnel, &message)
+            forwarder.send_frame(tunnel, message.bytes())
         } else {
-            forwarder.queue_frame(tunnel, Class::Signalling, &message)
+            forwarder.queue_frame(tunnel, Class::Signalling, message.bytes())
         };
         if let Err(drop) = sent {
             forwarder.counters.add(drop);
@@ -143,27 +145,27 @@ impl Timers {
         let Some(link) = tunnel.datagram() else { return };
         let session = tunnel.session().clone();
         let now = forwarder.now_us;
-        let (heard, rx, tx) = (
-            tunnel.last_rx_us.load(Ordering::Relaxed),
-            link.media_rx_us.load(Ordering::Relaxed),
-            link.media_tx_us.load(Ordering::Relaxed),
-        );
-        let finding = session.as_ref().map_or(Finding::Unused, |s| s.doubt.look(now, heard, rx, tx));
+        let mut times = link.times(tunnel.last_rx_us.load(Ordering::Relaxed));
+        let finding = session.as_ref().map_or(Finding::Unused, |s| s.doubt.look(now, &times));
         match finding {
             Finding::Unused => {
                 link.watched.store(false, Ordering::Release);
                 return;
             }
             Finding::Silent { alert: true } => {
-                if let Some(stream) = session.and_then(|s| s.tunnel(false)) {
-                    let message = path_alert(stream.tsid(), PROBE_SEQUENCE_BIT);
-                    let sent = forwarder.queue_frame(&stream, Class::Signalling, &message);
-                    forwarder.counters.add(sent.err().unwrap_or(Counter::PathAlertSent));
+                if let Some(session) = session {
+                    alert_peer(&session, forwarder);
                 }
             }
             Finding::Silent { alert: false } | Finding::Well => {}
         }
-        self.at(now + WATCH_US, Due::Watch(Arc::clone(tunnel)));
+        if times.pulse_due(now) {
+            let message = short_message(PATH_PULSE, tunnel.tsid(), PROBE_SEQUENCE_BIT);
+            let sent = forwarder.send_frame(tunnel, &message);
+            forwarder.counters.add(sent.err().unwrap_or(Counter::PathPulseSent));
+            times.sent_us = now;
+        }
+        self.at(times.next_look_us(now), Due::Watch(Arc::clone(tunnel)));
     }
 
     /// Report a tunnel that has been silent for its time, or look again when it may have been.
@@ -182,6 +184,15 @@ impl Timers {
             last + idle_us
         };
         self.at(next, Due::Idle(Arc::clone(tunnel)));
+    }
+}
+
+/// Say on the stream that the datagram tunnel is not heard.
+pub fn alert_peer(session: &Session, forwarder: &mut Forwarder) {
+    if let Some(stream) = session.tunnel(false) {
+        let message = short_message(PATH_ALERT, stream.tsid(), PROBE_SEQUENCE_BIT);
+        let sent = forwarder.queue_frame(&stream, Class::Signalling, &message);
+        forwarder.counters.add(sent.err().unwrap_or(Counter::PathAlertSent));
     }
 }
 

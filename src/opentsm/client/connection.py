@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from opentsm.client.tun import TunDevice
 
 _log: Final = logging.getLogger(__name__)
+_DDT_THERE: Final = frozenset({ClientDdt.PROVING, ClientDdt.UP, ClientDdt.SILENT, ClientDdt.LINGERING})
 
 
 class Connection:
@@ -185,7 +186,7 @@ class Connection:
         if self.plane_session is not None:
             with contextlib.suppress(KeyError):
                 drops = self.plane.core.session_drops(self.plane_session)
-        up = self.session.ddt_state in (ClientDdt.UP, ClientDdt.SILENT, ClientDdt.LINGERING)
+        up = self.session.ddt_state in _DDT_THERE
         return Statistics(
             stream=path_statistics(Path.STREAM, self.tunnel_stats(Path.STREAM)),
             datagram=path_statistics(Path.DATAGRAM, self.tunnel_stats(Path.DATAGRAM) if up else None),

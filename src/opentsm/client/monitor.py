@@ -44,6 +44,8 @@ JUDGE_INTERVAL: Final = 1.0
 REPORT_EVERY: Final = 2
 """Judgement intervals between two quality reports to the server."""
 
+_HEARD: Final = frozenset({ClientDdt.PROVING, ClientDdt.UP})
+
 
 class Monitor:
     """Probes, reports and judges for one connection.
@@ -72,13 +74,13 @@ class Monitor:
         connection = self._connection
         if connection.closed.done():
             return
-        if connection.session.ddt_state is ClientDdt.UP:
+        if connection.session.ddt_state in _HEARD:
             self._probe_datagram()
         auto = connection.bindings.in_mode(PathMode.AUTO)
         if bool(auto) != (self._judge is not None):
             self._judge = PathJudge(connection.path(auto[0])) if auto else None
             self._probe_stream()
-        busy = bool(auto) or connection.session.ddt_state in (ClientDdt.UP, ClientDdt.SILENT)
+        busy = bool(auto) or connection.session.ddt_state in (*_HEARD, ClientDdt.SILENT)
         if busy and self._timer is None:
             self._schedule()
         elif not busy:
@@ -144,7 +146,7 @@ class Monitor:
         connection = self._connection
         for path, lives in (
             (Path.STREAM, connection.session.state is Client.ACTIVE),
-            (Path.DATAGRAM, connection.session.ddt_state is ClientDdt.UP),
+            (Path.DATAGRAM, connection.session.ddt_state in _HEARD),
         ):
             stats = connection.tunnel_stats(path) if lives else None
             if stats is not None:

@@ -1,13 +1,14 @@
 """The client's dynamic datagram tunnel: asked for, opened, configured, used, lingering, given back.
 
-    ABSENT -> REQUESTED -> OPENING -> CONFIGURING -> UP <-> SILENT
-      ^   Service Request  DTLS     Configuration   |
-      |                             Request         v
-      +---- RELEASING <---------------------- LINGERING
+    ABSENT -> REQUESTED -> OPENING -> CONFIGURING -> PROVING -> UP -> SILENT
+      ^   Service Request  DTLS     Configuration     |   ^     |       |
+      |                             Request           |   +-----|-------+
+      +---- RELEASING <---------------------- LINGERING <-------+
       +---- WAITING (back-off)  <- any failure       UNAVAILABLE: until a new tunnel
 
 The whole table is ``states.CLIENT_DDT``. Until the DDT is UP and the server has confirmed a flow, the
-flow's packets stay on the stream; the moment it is not UP any more, they are there again.
+flow's packets stay on the stream; the moment it is not UP any more, they are there again. PROVING takes no
+time for a DDT in good repute; one that comes and goes has to live ever longer before it is trusted again.
 """
 
 from __future__ import annotations
@@ -53,20 +54,47 @@ DDT_SILENT_LIMIT: Final = 5.0
 """Seconds a DDT may stay silent before a new one is tried. A new one costs a handshake, so a hole of a
 few seconds is sat out; a NAT that has forgotten the binding never comes back."""
 
+DDT_REPUTE: Final = 60.0
+"""Seconds for which it is remembered that a DDT that carried media fell silent or was lost. So long, too, a
+path that has just worked is tried again every DDT_RETRY_MIN: most blocks are short."""
+
+DDT_PROVING_MIN: Final = 3.0
+"""Seconds a DDT must live after its second fall within DDT_REPUTE before it carries media again; doubled by
+each further fall. Longer than a silence takes to be noticed (0.8 s) after a path that lasts 2 s: media does
+not follow a UDP that comes and goes every two seconds more than once."""
+
+DDT_PROVING_MAX: Final = 30.0
+"""Ceiling of it: half of what is remembered, so that a path that has become good is believed."""
+
+MEDIA_DATAGRAM: Final = 220
+"""Bytes of the padded Configuration Request on the datagram tunnel and so of its answer: 20 ms of G.711 in
+IPv6. A path that lets only small datagrams through gives no answer, and no DDT."""
+
 DDT_STABLE: Final = 30.0
 """A DDT that lived this long (seconds) makes the next failure a first one for the back-off."""
 
 REQUEST_RTO_MIN: Final = 0.1
 """Floor of a retransmission timer taken from a measured RTT: below, timer jitter makes duplicates."""
 
+_PADDING: Final = MEDIA_DATAGRAM - 20  # the message's header and the padding's own
+
 _USABLE: Final = frozenset(
-    {ClientDdt.REQUESTED, ClientDdt.OPENING, ClientDdt.CONFIGURING, ClientDdt.UP, ClientDdt.SILENT}
+    {
+        ClientDdt.REQUESTED,
+        ClientDdt.OPENING,
+        ClientDdt.CONFIGURING,
+        ClientDdt.PROVING,
+        ClientDdt.UP,
+        ClientDdt.SILENT,
+    }
 )
+_HELD: Final = frozenset({ClientDdt.PROVING, ClientDdt.SILENT})
 _NOT_KNOWN: Final = frozenset({Code.SERVICE_UNAVAILABLE, Code.UNKNOWN_SERVICE, Code.UNKNOWN_TYPE})
 _TRY_LATER: Final = frozenset({Code.RATE_LIMITED, Code.INTERNAL_ERROR, Code.WRONG_STATE})
 _TIMERS: Final = {
     ClientDdt.OPENING: "ddt-open",
     ClientDdt.CONFIGURING: "ddt-retransmit",
+    ClientDdt.PROVING: "ddt-proving",
     ClientDdt.SILENT: "ddt-silent",
     ClientDdt.LINGERING: "ddt-linger",
     ClientDdt.WAITING: "ddt-retry",
@@ -88,6 +116,8 @@ class ClientDatagram:
         self._dead: Tsid | None = None
         self._failures = 0
         self._up_since: float | None = None
+        self._trusted = False
+        self._falls: list[float] = []
         self._why = "switched"
         self._request: ConfigurationRequest | None = None
         self._attempts = 0
@@ -205,7 +235,9 @@ class ClientDatagram:
         """Attach before asking: the server may send media as soon as it has the request."""
         assert self.tsid is not None
         self._core.emit(AttachDatagram(self.tsid))
-        self._request = ConfigurationRequest(tsid=self.tsid, sequence=self._core.next_sequence())
+        self._request = ConfigurationRequest(
+            tsid=self.tsid, sequence=self._core.next_sequence(), padding=_PADDING
+        )
         self._attempts = 0
         self._transmit(now)
 
@@ -223,23 +255,27 @@ class ClientDatagram:
         self._core.notify(DdtUp(self.tsid))
         if message.keepalive_datagram_ms is not None:
             self._core.notify(KeepaliveInterval(Path.DATAGRAM, message.keepalive_datagram_ms / 1000))
+        self._prove(now)
+
+    def _do_trust(self, now: float, cause: object) -> None:
+        self._disarm()
+        self._trusted = True
         self.flows.touch_wanting()
 
     def _do_hold(self, now: float, reason: str) -> None:
         self._why = reason
+        self._fell(now)
         self._arm(now + DDT_SILENT_LIMIT)
         self.flows.touch_wanting()
 
     def _do_unhold(self, now: float, cause: object) -> None:
-        self._disarm()
-        self.flows.touch_wanting()
+        self._prove(now)
 
     def _do_linger(self, now: float, cause: object) -> None:
         self._arm(now + DDT_LINGER)
 
     def _do_linger_no_more(self, now: float, cause: object) -> None:
-        self._disarm()
-        self.flows.touch_wanting()
+        self._prove(now)
 
     def _do_release(self, now: float, cause: object) -> None:
         """Close only after the answer: until then the server may still send on it."""
@@ -251,9 +287,28 @@ class ClientDatagram:
     def _do_fail(self, now: float, reason: str) -> None:
         if self._up_since is not None and now - self._up_since >= DDT_STABLE:
             self._failures = 0
+        self._fell(now)
         self._do_drop(now, reason)
+        if self._falls and now - self._falls[-1] < DDT_REPUTE:
+            self._arm(now + DDT_RETRY_MIN)
+            return
         self._arm(now + min(DDT_RETRY_MIN * 2**self._failures, DDT_RETRY_MAX))
         self._failures = min(self._failures + 1, 16)  # 2^16 is past DDT_RETRY_MAX; keeps the power small
+
+    def _fell(self, now: float) -> None:
+        """A DDT that carries media fell silent or is lost: remember it against its name."""
+        if self._trusted:
+            self._trusted = False
+            self._falls = [at for at in self._falls if now - at < DDT_REPUTE] + [now]
+
+    def _prove(self, now: float) -> None:
+        """Trust the DDT at once, or after a while in which it must not fall silent."""
+        self._disarm()
+        falls = sum(now - at < DDT_REPUTE for at in self._falls)
+        if falls > 1:
+            self._arm(now + min(DDT_PROVING_MIN * 2 ** (falls - 2), DDT_PROVING_MAX))
+        else:
+            self._machine.step(ClientDdtInput.TIMER, now)
 
     def _do_drop(self, now: float, reason: str) -> None:
         """Give it up; the server is told over the stream, now or when there is one again."""
@@ -269,6 +324,7 @@ class ClientDatagram:
         self._available = None
         self._gone = None
         self._failures = 0
+        self._falls.clear()
 
     # -- helpers ----------------------------------------------------------------------------------------
 
@@ -286,7 +342,7 @@ class ClientDatagram:
             self._requests.ask_release(self._gone, now)
             self._gone = None
         while self._gone is None and self._requests.ready:
-            held = self.state is ClientDdt.SILENT
+            held = self.state in _HELD
             batch = self.flows.next_batch(may_enable=self.state in _USABLE, held=held)
             if batch is None and self.state is ClientDdt.REQUESTED and not self.flows.asking:
                 batch = self.flows.again()
@@ -361,6 +417,7 @@ class ClientDatagram:
         if self._up_since is not None:
             self._core.notify(DdtDown(self.tsid, reason))
         self._dead, self.tsid, self._up_since = self.tsid, None, None
+        self._trusted = False
 
     def _arm(self, at: float) -> None:
         self._disarm()

@@ -404,6 +404,7 @@ class ServerSession:
             inner_ipv6=lease.ipv6,
             keepalive_datagram_ms=milliseconds(self._settings.keepalive_datagram),
             inner_mtu=self._settings.inner_mtu,
+            padding=message.padding,  # as large as the request: the way back has to carry media too
         )
 
     def _on_service_asked(self, path: Path, message: m.ServiceRequest, now: float) -> None:

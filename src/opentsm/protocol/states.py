@@ -123,6 +123,7 @@ class ClientDdt(enum.Enum):
     REQUESTED = "requested"
     OPENING = "opening"
     CONFIGURING = "configuring"
+    PROVING = "proving"
     UP = "up"
     SILENT = "silent"
     LINGERING = "lingering"
@@ -163,18 +164,22 @@ def _client_ddt_rows() -> dict[tuple[ClientDdt, ClientDdtInput], Row]:
         (s.REQUESTED, i.STREAM_LOST): Row(s.ABSENT),
         (s.OPENING, i.DATAGRAM_READY): Row(s.CONFIGURING, "configure"),
         (s.OPENING, i.STREAM_LOST): Row(s.ABSENT, "drop"),
-        (s.CONFIGURING, i.GRANTED): Row(s.UP, "bring_up"),
+        (s.CONFIGURING, i.GRANTED): Row(s.PROVING, "bring_up"),
         (s.CONFIGURING, i.DENIED): Row(s.WAITING, "fail"),
         (s.CONFIGURING, i.TIMER): Row(s.CONFIGURING, "retransmit"),
         (s.CONFIGURING, i.NO_ANSWER): Row(s.WAITING, "fail"),
         (s.UP, i.UNWANTED): Row(s.LINGERING, "linger"),
         (s.UP, i.SILENT): Row(s.SILENT, "hold"),
-        (s.SILENT, i.ALIVE): Row(s.UP, "unhold"),
+        (s.PROVING, i.SILENT): Row(s.SILENT, "hold"),
+        (s.PROVING, i.TIMER): Row(s.UP, "trust"),
+        (s.PROVING, i.UNWANTED): Row(s.LINGERING, "linger"),
+        (s.PROVING, i.PAIR_MISSING): Row(s.WAITING, "fail"),
+        (s.SILENT, i.ALIVE): Row(s.PROVING, "unhold"),
         (s.SILENT, i.TIMER): Row(s.WAITING, "fail"),
         (s.SILENT, i.PAIR_MISSING): Row(s.WAITING, "fail"),
         (s.OPENING, i.TIMER): Row(s.WAITING, "fail"),
         (s.UP, i.PAIR_MISSING): Row(s.WAITING, "fail"),
-        (s.LINGERING, i.WANTED): Row(s.UP, "linger_no_more"),
+        (s.LINGERING, i.WANTED): Row(s.PROVING, "linger_no_more"),
         (s.LINGERING, i.TIMER): Row(s.RELEASING, "release"),
         (s.LINGERING, i.SILENT): Row(s.ABSENT, "drop"),
         (s.LINGERING, i.PAIR_MISSING): Row(s.ABSENT, "drop"),
@@ -186,7 +191,7 @@ def _client_ddt_rows() -> dict[tuple[ClientDdt, ClientDdtInput], Row]:
         (s.RELEASING, i.STREAM_LOST): Row(s.ABSENT, "drop"),
         (s.WAITING, i.TIMER): Row(s.ABSENT, "retry"),
     }
-    for state in (s.OPENING, s.CONFIGURING, s.UP, s.SILENT):
+    for state in (s.OPENING, s.CONFIGURING, s.PROVING, s.UP, s.SILENT):
         rows[state, i.LOST] = Row(s.WAITING, "fail")
         rows[state, i.SERVER_RELEASED] = Row(s.WAITING, "fail")
         rows[state, i.RESERVED] = Row(s.OPENING, "open_another")

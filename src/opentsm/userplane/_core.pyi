@@ -142,7 +142,9 @@ class TunnelStats:
     keepalives_answered: int
     last_rx_ms: int  # milliseconds since the last authentic byte
     age_ms: int
+    rx_jitter_us: int  # of the way to us: interarrival jitter of the peer's probes (RFC 3550 section 6.4.1)
     tcp_rtt_us: int  # from TCP_INFO; 0 on datagram tunnels
+    tcp_rtt_var_us: int
     tcp_retransmits: int
     tcp_unsent: int
 
@@ -318,9 +320,12 @@ class UserPlane:
     def close(self, tunnel: int, *, reason: str = "local-close") -> None:
         """Flush what is queued (bounded), say goodbye, close. A TunnelClosed event follows."""
 
-    def set_keepalive(self, tunnel: int, *, interval_ms: int, silent_after_ms: int = 0) -> None:
+    def set_keepalive(
+        self, tunnel: int, *, interval_ms: int, silent_after_ms: int = 0, size: int = 0
+    ) -> None:
         """Probe with Keepalive Requests (timestamped); 0 stops. With ``silent_after_ms`` > 0 unanswered
-        probes for that long give PathSilent."""
+        probes for that long give PathSilent. Probes (and so their answers) are padded to ``size`` bytes,
+        at most 256."""
 
     def set_idle(self, tunnel: int, *, idle_ms: int) -> None:
         """Report silence with TunnelIdle; 0 stops."""

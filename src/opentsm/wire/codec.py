@@ -54,6 +54,7 @@ LAYOUTS: Final = (
             ("wanted_services", t.WANTED_SERVICE),
             ("resume_proof", t.RESUME_PROOF),
             ("software", t.SOFTWARE),
+            ("padding", t.PADDING),
         ),
     ),
     Layout(
@@ -74,6 +75,7 @@ LAYOUTS: Final = (
             ("persistence_ms", t.PERSISTENCE),
             ("retry_after_ms", t.RETRY_AFTER),
             ("software", t.SOFTWARE),
+            ("padding", t.PADDING),
         ),
         ("code",),
     ),

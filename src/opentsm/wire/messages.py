@@ -9,8 +9,9 @@
     ├── ErrorResponse                                    the answer to a type we do not know
     └── UnknownMessage                                   a type we do not know
 
-A field that is None (or an empty tuple) is a TLV that is absent. Numbers a newer peer may know and
-we do not (services, codes, service actions) stay plain integers, so that they can be answered.
+A field that is None (or an empty tuple) is a TLV that is absent; ``padding`` is a number of bytes.
+Numbers a newer peer may know and we do not (services, codes, service actions) stay plain integers, so that
+they can be answered.
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ class ConfigurationRequest(Message):
     wanted_services: tuple[Service | int, ...] = ()
     resume_proof: bytes | None = field(default=None, repr=False)
     software: str | None = None
+    padding: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +94,7 @@ class ConfigurationResponse(Message):
     persistence_ms: int | None = None
     retry_after_ms: int | None = None
     software: str | None = None
+    padding: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

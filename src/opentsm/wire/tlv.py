@@ -20,6 +20,9 @@ from opentsm.wire.messages import AddressFamilies, PathQuality
 SECRET_BYTES: Final = 32
 """Length of a resume secret and of a resume proof (HMAC-SHA256)."""
 
+MAX_PADDING: Final = 1200
+"""Bytes of a padding: what makes a message as large as any datagram of media."""
+
 _MAX_CLIENT_ID: Final = 64  # docs/protocol.md; room for a UUID or a hash in hexadecimal
 _FLOW_IPV6: Final = 1
 _FLOW_FAR: Final = 2
@@ -105,6 +108,18 @@ def _text(low: int) -> tuple[Callable[[str], bytes], Callable[[bytes], str]]:
             raise _bad_value("not UTF-8") from error
 
     return pack, unpack
+
+
+def _pack_padding(value: int) -> bytes:
+    if not 0 <= value <= MAX_PADDING:
+        raise LocalProtocolError(f"a padding of {value} bytes is not within 0 to {MAX_PADDING}")
+    return bytes(value)
+
+
+def _unpack_padding(data: bytes) -> int:
+    if len(data) > MAX_PADDING:
+        raise _bad_length(data)
+    return len(data)
 
 
 def _unpack_code(data: bytes) -> Code | int:
@@ -259,6 +274,7 @@ PERSISTENCE: Final = Tlv(25, "persistence-time", _pack_u32, _unpack_u32)
 PATH_QUALITY: Final = Tlv(26, "path-quality", _pack_quality, _unpack_quality, repeats=True)
 RETRY_AFTER: Final = Tlv(27, "retry-after", _pack_u32, _unpack_u32)
 SOFTWARE: Final = Tlv(28, "software", *_text(0))
+PADDING: Final = Tlv(40, "padding", _pack_padding, _unpack_padding)
 
 ALL_TLVS: Final[dict[int, Tlv]] = {
     row.number: row for row in list(globals().values()) if isinstance(row, Tlv)

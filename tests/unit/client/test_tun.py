@@ -118,8 +118,12 @@ async def test_media_is_seen_and_moves_and_the_rest_stays(peer: Peer, ca: bytes)
         assert await rig.echo(b"BYE sip:x SIP/2.0", 5060) == b"BYE sip:x SIP/2.0"
         after = rig.tunnel.statistics()
         assert after.datagram.tx_packets - before.datagram.tx_packets == 10
-        assert after.datagram.rx_packets - before.datagram.rx_packets == 10
-        assert after.stream.tx_packets - before.stream.tx_packets == 1
+        # What begins on a datagram tunnel goes by both at first, and the first copy counts.
+        assert 1 <= after.stream.tx_packets - before.stream.tx_packets <= 11
+        heard = sum(
+            getattr(after, p).rx_packets - getattr(before, p).rx_packets for p in ("stream", "datagram")
+        )
+        assert heard == 11
         assert [(flow.flow.port, flow.path) for flow in rig.device.flows] == [(VOICE_PORT, Path.DATAGRAM)]
 
 

@@ -25,6 +25,7 @@ from opentsm.types import (
 )
 from opentsm.wire import messages as m
 from opentsm.wire.codec import HEADER, LAYOUTS, decode_untrusted, encode
+from opentsm.wire.tlv import MAX_PADDING
 
 TSID = Tsid(0x0102030405060708)
 UDP = Flow(Protocol.UDP, 4000)
@@ -43,10 +44,11 @@ GOLDEN: list[tuple[m.Message, str]] = [
             wanted_services=(Service.DDT, 4000),
             resume_proof=bytes(range(32)),
             software="x",
+            padding=3,
         ),
-        "10000108ffffffffffffffff00000001"
+        "10000109ffffffffffffffff00000001"
         "000300026964 00040002616c 000500027077 0006000103 000700020003 000700020fa0"
-        "00110020000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f 001c000178",
+        "00110020000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f 001c000178 00280003000000",
     ),
     (
         m.ConfigurationResponse(
@@ -67,14 +69,15 @@ GOLDEN: list[tuple[m.Message, str]] = [
             persistence_ms=330000,
             retry_after_ms=5,
             software="y",
+            padding=0,
         ),
-        "1000021101020304050607080000000100010002000000020000"
+        "1000021201020304050607080000000100010002000000020000"
         "000900050a00000210 000a0011fd00000000000000000000000000000240"
         "000b00040a000001 000b0010fd000000000000000000000000000001 000c00060a00000313c4"
         "000d000400007530 000e0004000003e8 000f00020578"
         "001000200000000000000000000000000000000000000000000000000000000000000000"
         "0012001220010db800000000000000000000000101bb 000800020001 000800020003"
-        "0019000400050910 001b000400000005 001c000179",
+        "0019000400050910 001b000400000005 001c000179 00280000",
     ),
     (
         m.ReleaseRequest(
@@ -190,6 +193,7 @@ any_message = st.one_of(
         wanted_services=service_lists,
         resume_proof=st.none() | secrets,
         software=st.none() | texts,
+        padding=st.none() | st.integers(0, MAX_PADDING),
     ),
     st.builds(
         m.ConfigurationResponse,
@@ -208,6 +212,7 @@ any_message = st.one_of(
         persistence_ms=st.none() | u32,
         retry_after_ms=st.none() | u32,
         software=st.none() | texts,
+        padding=st.none() | st.integers(0, MAX_PADDING),
     ),
     st.builds(m.ReleaseRequest, **head, code=st.none() | codes, tunnel_id=st.none() | tsids),
     st.builds(m.ReleaseResponse, **head, **answer, tunnel_id=st.none() | tsids),

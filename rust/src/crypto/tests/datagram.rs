@@ -224,7 +224,8 @@ fn the_first_wait_is_ours_and_doubles() {
     let hinted = ssl(Duration::from_millis(300));
     assert_eq!(retransmission_us(&hinted, 0), 300_000);
     assert_eq!(retransmission_us(&hinted, 300_000), 600_000);
-    assert_eq!(retransmission_us(&hinted, 40_000_000), 60_000_000);
+    assert_eq!(retransmission_us(&hinted, 600_000), 1_000_000);
+    assert_eq!(retransmission_us(&hinted, 3_000_000), 3_000_000, "a path of seconds is not flooded");
     assert_eq!(retransmission_us(&ssl(Duration::ZERO), 0), 50_000);
     assert_eq!(retransmission_us(&ssl(Duration::MAX), 0), 60_000_000);
 }
