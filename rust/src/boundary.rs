@@ -15,6 +15,8 @@ use crate::engine::Tun;
 use crate::limits::{EVENT_QUEUE, EVENT_RESERVE};
 use crate::sys::EventFd;
 use crate::tables::sockets::LocalSocket;
+use crate::tcp::shared::Listener;
+use crate::tcp::stack::Order;
 use crate::tunnel::Tunnel;
 
 /// A fact for the control plane.
@@ -71,6 +73,42 @@ pub enum Event {
         source: SocketAddr,
         path: i8,
     },
+    /// About inner TCP.
+    Tcp(TcpEvent),
+}
+
+/// A fact about inner TCP.
+#[derive(Debug)]
+pub enum TcpEvent {
+    /// A listener has a new connection, established.
+    Accepted {
+        listener: Arc<Listener>,
+        connection: u64,
+        local: SocketAddr,
+        peer: SocketAddr,
+    },
+    /// A connection we asked for is established.
+    Connected {
+        connection: u64,
+        local: SocketAddr,
+        peer: SocketAddr,
+    },
+    Received {
+        connection: u64,
+        data: Vec<u8>,
+    },
+    /// The peer sends no more.
+    Eof {
+        connection: u64,
+    },
+    /// There is room again for a sender that was turned away.
+    Writable {
+        connection: u64,
+    },
+    Closed {
+        connection: u64,
+        reason: &'static str,
+    },
 }
 
 /// An order for one worker; everything that need not touch a worker's own sockets is done in place instead.
@@ -111,6 +149,8 @@ pub enum Command {
         tunnel: u64,
         reason: &'static str,
     },
+    /// About inner TCP.
+    Tcp(Order),
     /// Media is on this datagram tunnel: look after it.
     Watch {
         tunnel: Arc<Tunnel>,
@@ -167,6 +207,11 @@ impl EventQueue {
         true
     }
 
+    /// Whether more may be told that a peer has a hand in; who is turned away looks again later.
+    pub fn has_room(&self) -> bool {
+        self.events.lock().len() < EVENT_QUEUE
+    }
+
     /// Report a fact. False only if even the reserve is exhausted.
     pub fn push(&self, event: Event) -> bool {
         let mut events = self.events.lock();
@@ -196,8 +241,10 @@ impl EventQueue {
         let room = events.len() < EVENT_QUEUE / 2;
         drop(events);
         for event in &taken {
-            if let Event::Udp { socket, .. } = event {
-                socket.release();
+            match event {
+                Event::Udp { socket, .. } => socket.release(),
+                Event::Tcp(TcpEvent::Accepted { listener, .. }) => listener.release(),
+                _ => {}
             }
         }
         (taken, room && self.refused.swap(false, Ordering::AcqRel))

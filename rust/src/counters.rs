@@ -80,6 +80,19 @@ counters! {
     SocketUnbound => "drop_socket_unbound",
     SocketQueueFull => "drop_socket_queue_full",
     SocketBadChecksum => "drop_socket_bad_checksum",
+    /// Inner TCP connections that peers have opened to us.
+    TcpAccepted => "tcp_accepted",
+    /// Segments for a port nobody listens on, answered by RST.
+    TcpRefused => "tcp_refused",
+    /// Connections given up because the TCP library failed on them; always a bug.
+    TcpFault => "tcp_faults",
+    TcpMalformed => "drop_tcp_malformed",
+    TcpBadChecksum => "drop_tcp_bad_checksum",
+    TcpFragment => "drop_tcp_fragment",
+    TcpQueueFull => "drop_tcp_queue_full",
+    TcpBacklogFull => "drop_tcp_backlog_full",
+    TcpPeerFull => "drop_tcp_peer_full",
+    TcpConnectionsFull => "drop_tcp_connections_full",
     CoreSocketsFull => "drop_core_sockets_full",
     CoreUnsupported => "drop_core_unsupported",
     CoreUnsolicited => "drop_core_unsolicited",

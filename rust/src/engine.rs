@@ -19,7 +19,9 @@ use crate::tables::nat::Policies;
 use crate::tables::relays::Relays;
 use crate::tables::reservations::Reservations;
 use crate::tables::sockets::LocalSockets;
-use crate::tables::{Routes, Session, Sharded};
+use crate::tables::{Role, Routes, Session, Sharded};
+use crate::tcp::shared::Tcp;
+use crate::tcp::stack::{Order, Party};
 use crate::tunnel::Tunnel;
 use crate::worker::Worker;
 
@@ -78,6 +80,7 @@ pub struct Engine {
     pub tunnels: Sharded<u64, Arc<Tunnel>>,
     pub tuns: Sharded<u64, Arc<Tun>>,
     pub sockets: LocalSockets,
+    pub tcp: Tcp,
     pub relays: Relays,
     pub policies: Policies,
     pub reservations: Arc<Reservations>,
@@ -93,7 +96,7 @@ pub struct Engine {
 }
 
 impl Engine {
-    fn new(workers: usize) -> io::Result<Self> {
+    pub(crate) fn new(workers: usize) -> io::Result<Self> {
         Ok(Self {
             events: EventQueue::new()?,
             sessions: Sharded::default(),
@@ -101,6 +104,7 @@ impl Engine {
             tunnels: Sharded::default(),
             tuns: Sharded::default(),
             sockets: LocalSockets::default(),
+            tcp: Tcp::new(workers),
             relays: Relays::default(),
             policies: Policies::default(),
             reservations: Arc::new(Reservations::default()),
@@ -165,6 +169,8 @@ impl Engine {
         self.routes.remove_session(&session);
         self.reservations.forget_session(id);
         self.sockets.close_session(id);
+        self.tcp.close_session(id);
+        self.tell_tcp(&session, Order::Gone);
         self.policies.forget_client(&session.addresses);
         self.core.close_session(self, id);
         for tunnel in [session.tunnel(false), session.tunnel(true)].into_iter().flatten() {
@@ -176,6 +182,20 @@ impl Engine {
             capture.finish();
         }
         true
+    }
+
+    /// Tell the owners of inner TCP connections what has become of a session they run over.
+    pub fn tell_tcp(&self, session: &Session, order: impl Fn(Party) -> Order) {
+        if self.tcp.connections.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        let party = match session.role {
+            Role::Client => Party::Session(session.id),
+            Role::Server => Party::Peer(session.addresses.clone()),
+        };
+        for inbox in &self.inboxes {
+            inbox.send(Command::Tcp(order(party.clone())));
+        }
     }
 
     /// Ask a tunnel's owner to close it.

@@ -15,7 +15,7 @@ use crate::crypto::dtls_record::DatagramSealError;
 use crate::egress::{Class, Pushed};
 use crate::engine::{Engine, Tun};
 use crate::frame::{open_sequenced, write_sequenced};
-use crate::packet::{Meta, UdpHead, echo_reply, readdress_both, udp_checksum_ok, write_udp};
+use crate::packet::{Meta, TCP, UdpHead, echo_reply, readdress_both, udp_checksum_ok, write_udp};
 use crate::sys::SendBatch;
 use crate::tables::nat::Applied;
 use crate::tables::relays::{Onward, Relay};
@@ -429,6 +429,9 @@ impl Forwarder {
                 None => self.route(None, data, &back, -1),
             };
         }
+        if meta.protocol == TCP {
+            return self.take_to_stack(session.map(|s| s.id), data, meta);
+        }
         if session.is_none()
             && let Some((relay, side)) = self.engine.relays.find(meta.destination, meta.destination_port)
         {
@@ -450,6 +453,37 @@ impl Forwarder {
         let source = SocketAddr::new(meta.source, meta.source_port);
         let event = Event::Udp { socket, data: payload.to_vec(), source, path };
         if self.engine.events.push(event) { Ok(()) } else { Err(Counter::EventQueueFull) }
+    }
+
+    /// To the worker that has this peer's inner TCP connections.
+    fn take_to_stack(&mut self, scope: Option<u64>, data: &[u8], meta: &Meta) -> Outcome {
+        let packet = data.get(..meta.length).ok_or(Counter::InnerMalformed)?;
+        let owner = self.engine.tcp.owner(scope, meta.source);
+        if self.engine.tcp.knock(owner, scope, packet)?
+            && self.worker != Some(owner)
+            && let Some(inbox) = self.engine.inbox(owner)
+        {
+            inbox.wake.wake();
+        }
+        Ok(())
+    }
+
+    /// An inner packet that our own TCP has made.
+    pub fn from_stack(&mut self, scope: Option<u64>, data: &mut [u8]) {
+        if let Err(drop) = self.send_from_stack(scope, data) {
+            self.counters.add(drop);
+        }
+    }
+
+    fn send_from_stack(&mut self, scope: Option<u64>, data: &mut [u8]) -> Outcome {
+        let meta = Meta::parse(data).map_err(|_| Counter::InnerMalformed)?;
+        match scope {
+            Some(id) => {
+                let session = self.engine.sessions.get(&id).ok_or(Counter::InnerNoPath)?;
+                self.deliver_session(&session, data, &meta)
+            }
+            None => self.route(None, data, &meta, -1),
+        }
     }
 
     /// Through a relay of the SBC: out by the other leg, under its address.

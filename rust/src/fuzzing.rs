@@ -2,11 +2,16 @@
 //! come back, having kept its promises; `rust/fuzz` feeds them by libFuzzer, the test below by a seeded stream
 //! in every test run.
 
+use crate::boundary::{Event, EventQueue, TcpEvent};
 use crate::crypto::dtls_record::content_type;
 use crate::crypto::{Datagrams, DtlsListener, ListenOutcome, records};
 use crate::frame::{ControlHead, Frame, next_frame};
 use crate::limits::{MAX_CONTROL_MESSAGE, MAX_INNER_PACKET};
-use crate::packet::{End, Meta, echo_reply, readdress, udp_checksum_ok};
+use crate::packet::{End, Meta, TCP, echo_reply, readdress, transport_checksum, udp_checksum_ok, write_ip};
+use crate::tcp::Tuple;
+use crate::tcp::connection::{Connection, Outbox};
+use crate::tcp::segment::Segment;
+use crate::tcp::shared::{Handle, Tcp};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -55,6 +60,10 @@ pub fn packet(data: &[u8]) {
         }
     }
     let mut copy = data.to_vec();
+    if let Ok(segment) = Segment::parse_untrusted(&meta, data) {
+        let mut answer = Vec::new();
+        assert!(segment.refusal(&mut answer) && answer.len() <= data.len());
+    }
     let _ = echo_reply(&mut copy, &meta);
     assert_eq!(copy.len(), data.len());
 }
@@ -79,6 +88,96 @@ pub fn datagram(data: &[u8]) {
         let answer: usize = out.iter().map(<[u8]>::len).sum();
         assert!(answer <= data.len(), "an answer longer than the question can be used to flood others");
     }
+}
+
+/// A peer that sends any segments at all to a connection of ours: no panic, whatever the program does meanwhile.
+/// Each 12 bytes are one segment near the numbers that would be right, so that its depths are reached.
+pub fn tcp(data: &[u8]) {
+    let _ = segments(data);
+}
+
+/// How many bytes the program got.
+fn segments(data: &[u8]) -> usize {
+    let local = SocketAddr::from(([10, 0, 0, 1], 5060));
+    let remote = SocketAddr::from(([10, 0, 0, 2], 40_000));
+    let (Ok(listener), Ok(events)) = (Tcp::new(1).listen(1, None, local, 4, 1400), EventQueue::new()) else {
+        return 0;
+    };
+    let tuple = Tuple { scope: None, local, remote };
+    let handle = Arc::new(Handle::new(2));
+    let (we_ask, data) = data.split_first().map_or((false, data), |(first, rest)| (first & 1 == 1, rest));
+    let opened = if we_ask {
+        Connection::connect(tuple, Arc::clone(&handle), 1400, 1, 0)
+    } else {
+        Connection::accept(tuple, listener, Arc::clone(&handle), 1, 0)
+    };
+    let Some(mut connection) = opened else { panic!("these are addresses of hosts") };
+    let (mut out, mut now_us) = (Outbox::default(), 1);
+    // What the other end of a sane connection would send next, and acknowledge.
+    let (mut sequence, mut acknowledged) = (1_000u32, 0u32);
+    let mut got = 0;
+    for step in data.chunks_exact(12) {
+        let number = |at: usize| u32::from(u16::from_be_bytes([step[at], step[at + 1]]));
+        let near = |base: u32, at: usize| base.wrapping_add(number(at)).wrapping_sub(0x8000);
+        let exact = step[1];
+        let sequence_sent = if exact & 1 == 0 { sequence } else { near(sequence, 2) };
+        let acknowledged_sent = if exact & 2 == 0 { acknowledged } else { near(acknowledged, 4) };
+        let packet = segment(&tuple, step, sequence_sent, acknowledged_sent);
+        let Ok(meta) = Meta::parse(&packet) else { break };
+        now_us += u64::from(step[10]) * u64::from(step[10]) * 1_000;
+        handle.send(&[7; 300][..usize::from(step[8])]);
+        if step[9] & 7 == 7 {
+            handle.wish(step[9] >> 5 & 7);
+        }
+        let whole = Segment::parse_untrusted(&meta, &packet).is_ok() && exact & 12 != 12;
+        connection.turn(whole.then_some(&packet[..]), now_us, &mut out, &events);
+        out.drain(|sent| {
+            let Ok(meta) = Meta::parse(sent) else { panic!("our own packet is malformed") };
+            assert!(Segment::parse_untrusted(&meta, sent).is_ok());
+            let at = |i: usize| {
+                let field = &sent[meta.transport + i..meta.transport + i + 4];
+                u32::from_be_bytes([field[0], field[1], field[2], field[3]])
+            };
+            let taken = meta.length - meta.transport - usize::from(sent[meta.transport + 12] >> 4) * 4;
+            acknowledged = at(4).wrapping_add(taken as u32 + u32::from(sent[meta.transport + 13] & 3 != 0));
+            if sent[meta.transport + 13] & 16 != 0 {
+                sequence = at(8);
+            }
+        });
+        for event in events.take(64).0 {
+            if let Event::Tcp(TcpEvent::Received { data, .. }) = event {
+                got += data.len();
+                if step[11] & 1 == 0 {
+                    handle.give_back(data.len());
+                }
+            }
+        }
+        if connection.is_over() {
+            break;
+        }
+        let _ = connection.next_us(now_us);
+    }
+    got
+}
+
+fn segment(tuple: &Tuple, step: &[u8], sequence: u32, acknowledged: u32) -> Vec<u8> {
+    const OPTIONS: [&[u8]; 4] = [&[], &[2, 4, 0, 1], &[3, 3, 14, 0], &[4, 2, 5, 10, 0, 0, 0, 1, 0, 0, 0, 9]];
+    let options = OPTIONS[usize::from(step[1] >> 4 & 3)];
+    let payload = vec![step[6]; usize::from(step[6]) * usize::from(step[1] >> 6)];
+    let mut packet = Vec::new();
+    let length = 20 + options.len() + payload.len();
+    write_ip(tuple.remote.ip(), tuple.local.ip(), TCP, 0, length, &mut packet);
+    packet.extend_from_slice(&tuple.remote.port().to_be_bytes());
+    packet.extend_from_slice(&tuple.local.port().to_be_bytes());
+    packet.extend_from_slice(&sequence.to_be_bytes());
+    packet.extend_from_slice(&acknowledged.to_be_bytes());
+    let offset = ((5 + options.len() / 4) as u8) << 4;
+    packet.extend_from_slice(&[offset, step[0], step[7], step[7], 0, 0, 0, 0]);
+    packet.extend_from_slice(options);
+    packet.extend_from_slice(&payload);
+    let check = transport_checksum(tuple.remote.ip(), tuple.local.ip(), TCP, &packet[20..]);
+    packet[36..38].copy_from_slice(&check.to_be_bytes());
+    packet
 }
 
 #[cfg(test)]
@@ -106,6 +205,7 @@ mod tests {
         const HEADS: &[&[u8]] = &[
             &[],
             &[0x45, 0, 0, 60, 0, 0, 0, 0, 64, 17],
+            &[0x45, 0, 0, 60, 0, 0, 0, 0, 64, 6],
             &[0x60, 0, 0, 0, 0, 20, 17, 64],
             &[0x60, 0, 0, 0, 0, 20, 44, 64],
             &[0x10, 0, 5, 3],
@@ -130,5 +230,26 @@ mod tests {
             control(&data);
             datagram(&data);
         }
+    }
+
+    /// One round in which the peer mostly keeps to the rules; a broken one now and then shows more.
+    #[test]
+    fn no_segments_break_a_connection() {
+        let (mut bytes, mut got) = (Bytes(0x7c9_5eed), 0);
+        for round in 0..2_500 {
+            let mut data = bytes.fill(1 + 12 * 40);
+            for step in data[1..].chunks_exact_mut(12) {
+                if round % 3 != 0 {
+                    step[0] = [16, 16, 16, 24, 17, 16][usize::from(step[0]) % 6];
+                    step[1] &= if step[5] % 8 == 0 { 0xf3 } else { 0xf0 };
+                }
+                step[10] %= 30;
+            }
+            if data[0] & 1 == 0 {
+                data[1..3].copy_from_slice(&[2, 0]);
+            }
+            got += segments(&data);
+        }
+        assert!(got > 300_000, "the rounds hardly reach an open connection: {got}");
     }
 }

@@ -7,6 +7,7 @@
 //! | [`frame`], [`packet`] | what the bytes in a tunnel are |
 //! | [`tables`] | sessions, flows, routes, reservations, local sockets, policies |
 //! | [`forward`] | the way of an inner packet |
+//! | [`tcp`] | inner TCP without a kernel |
 //! | [`tunnel`], [`egress`] | one outer connection; what waits to be written to a stream |
 //! | [`worker`] | the threads: sockets, handshakes, records, timers |
 //! | [`crypto`] | TLS and DTLS handshakes and record protection, in memory |
@@ -33,5 +34,6 @@ pub mod packet;
 mod python;
 pub mod sys;
 pub mod tables;
+pub mod tcp;
 pub mod tunnel;
 pub mod worker;

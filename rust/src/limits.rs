@@ -104,3 +104,57 @@ pub const MAX_PROBE: usize = 256;
 
 /// Variation of a path that one probe may claim; more is another clock, or a lie.
 pub const MAX_JITTER_US: u64 = 1_000_000;
+
+/// Bytes of an inner TCP connection in the stack, each way. Below 65,536 the window needs no scaling (RFC 7323),
+/// so a segment can never lie between the window meant and the window said. At 100 ms it carries 5 Mbit/s.
+pub const TCP_BUFFER: usize = 65_535;
+
+/// Bytes of one connection that Python has handed over and the stack has not taken yet.
+pub const TCP_SEND_QUEUE: usize = 64 * 1024;
+
+/// Bytes of one connection that Python has been told of and has not given back: when it is slow, the window
+/// closes behind this.
+pub const TCP_CREDIT: usize = 64 * 1024;
+
+/// Inner TCP connections of one worker. With every buffer of every one full it is half a gigabyte; with SIP in
+/// them, whose messages come and go, a few megabytes.
+pub const MAX_TCP_CONNECTIONS: usize = 4_096;
+
+/// Accepted connections of one peer address: a phone has one, a gateway's connection pool a few dozen.
+pub const TCP_CONNECTIONS_PER_PEER: usize = 64;
+
+/// Of these, not yet established: who has so many open doors does not mean to walk through them.
+pub const TCP_HALF_OPEN_PER_PEER: usize = 8;
+
+/// Largest backlog of one listener (half open, or established and Python not told).
+pub const MAX_TCP_BACKLOG: usize = 1_024;
+
+/// Inner TCP listeners in this process.
+pub const MAX_TCP_LISTENERS: usize = 4_096;
+
+/// Bytes of inner TCP packets on their way to the worker whose they are; more is dropped like by any full queue.
+pub const TCP_INGRESS_QUEUE: usize = 1024 * 1024;
+
+/// Inner TCP packets a worker takes before its other sockets get their turn.
+pub const TCP_INGRESS_BUDGET: usize = 256;
+
+/// From a SYN, ours or a peer's, to the end of the handshake. Five SYNs 1, 2, 4, 8 s apart fit, and a tunnel
+/// that is being remade.
+pub const TCP_OPENING_MS: u64 = 30_000;
+
+/// An idle connection is probed so often, as RFC 9293 section 3.8.4 has it but sooner: a slot of a peer that is
+/// gone without a word is worth more than its packets.
+pub const TCP_KEEPALIVE_MS: u64 = 60_000;
+
+/// A connection whose peer has said nothing for so long, probes or not, is over. More than the 330 s for which a
+/// lost tunnel keeps its address, because its connections are to outlive that.
+pub const TCP_SILENCE_MS: u64 = 360_000;
+
+/// A connection without data either way is over after this, though its peer answers probes (RFC 5382 REQ-5).
+pub const TCP_IDLE_MS: u64 = 7_440_000;
+
+/// From the program's close to the end, whatever the peer does: what is queued may still be delivered.
+pub const TCP_LINGER_MS: u64 = 60_000;
+
+/// When Python's event queue is full, a connection looks again after this.
+pub const TCP_RETRY_MS: u64 = 20;

@@ -6,6 +6,7 @@ use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use super::tcp::{TcpAccepted, TcpClosed, TcpConnected, TcpEof, TcpReceived, TcpWritable};
 use crate::boundary::Event;
 use crate::packet::UDP;
 use crate::sys::canonical;
@@ -129,6 +130,12 @@ match_args! {
     FlowSeen: ["session", "port"],
     FlowQuiet: ["session", "port"],
     UdpReceived: ["socket", "data", "source"],
+    TcpAccepted: ["listener", "connection"],
+    TcpConnected: ["connection"],
+    TcpReceived: ["connection", "data"],
+    TcpEof: ["connection"],
+    TcpWritable: ["connection"],
+    TcpClosed: ["connection", "reason"],
 }
 
 /// The Python object of an event.
@@ -174,5 +181,6 @@ pub fn to_python(py: Python<'_>, event: Event) -> PyResult<Py<PyAny>> {
             UdpReceived { socket: socket.id, data: bytes(&data), source: address(source), path }
                 .into_py_any(py)
         }
+        Event::Tcp(event) => super::tcp::to_python(py, event),
     }
 }

@@ -4,6 +4,7 @@ mod events;
 mod plane;
 mod relays;
 mod stats;
+mod tcp;
 
 /// The user plane's native module; see `_core.pyi` for what each name does.
 #[pyo3::pymodule]
@@ -17,6 +18,8 @@ mod _core {
     use super::plane::UserPlane;
     #[pymodule_export]
     use super::stats::{FlowStats, RelayLegStats, RelayStats, TunnelStats};
+    #[pymodule_export]
+    use super::tcp::{TcpAccepted, TcpClosed, TcpConnected, TcpEof, TcpReceived, TcpWritable};
 
     #[pymodule_export]
     #[allow(non_upper_case_globals, reason = "the name Python sees")]

@@ -14,6 +14,7 @@ use pyo3::prelude::*;
 use super::events::to_python;
 use super::relays;
 use super::stats::{FlowStats, RelayStats, TunnelStats};
+use super::tcp::{self, TcpError};
 use crate::boundary::{Command, StreamListenerShared};
 use crate::capture::Capture;
 use crate::crypto::{
@@ -28,6 +29,8 @@ use crate::tables::routes::Prefix;
 use crate::tables::session::Policer;
 use crate::tables::sockets::BindError;
 use crate::tables::{FlowKey, PathMode, Role, Session, Sink, Target};
+use crate::tcp::shared::wish;
+use crate::tcp::stack::Order;
 use crate::tunnel::Tunnel;
 
 type Far = Option<(String, u16)>;
@@ -50,6 +53,13 @@ fn os_error(error: &std::io::Error) -> PyErr {
 
 fn os_code(code: i32) -> PyErr {
     os_error(&std::io::Error::from_raw_os_error(code))
+}
+
+fn tcp_error(error: TcpError) -> PyErr {
+    match error {
+        TcpError::Value(text) => value_error(text),
+        TcpError::Code(code) => os_code(code),
+    }
 }
 
 fn value_error(message: impl Into<String>) -> PyErr {
@@ -408,6 +418,7 @@ impl UserPlane {
             old.set_session(None);
             self.engine.order_close(old.id, "replaced");
         }
+        self.engine.tell_tcp(&session, Order::Back);
         Ok(())
     }
 
@@ -611,6 +622,58 @@ impl UserPlane {
 
     fn udp_close(&self, socket: u64) {
         self.engine.sockets.close(socket);
+    }
+
+    // -- inner TCP -----------------------------------------------------------------------------------
+
+    #[pyo3(signature = (*, session, address, port, backlog = 128, mtu = 1400))]
+    fn tcp_listen(
+        &self,
+        session: Option<u64>,
+        address: &str,
+        port: u16,
+        backlog: usize,
+        mtu: usize,
+    ) -> PyResult<(u64, u16)> {
+        session.map(|id| self.session(id)).transpose()?;
+        let local = SocketAddr::new(ip(address)?, port);
+        tcp::listen(&self.engine, session, local, backlog, mtu).map_err(tcp_error)
+    }
+
+    fn tcp_unlisten(&self, listener: u64) {
+        self.engine.tcp.unlisten(listener);
+    }
+
+    #[pyo3(signature = (*, session, local, remote, mtu = 1400))]
+    fn tcp_connect(
+        &self,
+        session: Option<u64>,
+        local: (String, u16),
+        remote: (String, u16),
+        mtu: usize,
+    ) -> PyResult<u64> {
+        session.map(|id| self.session(id)).transpose()?;
+        tcp::connect(&self.engine, session, endpoint(&local)?, endpoint(&remote)?, mtu).map_err(tcp_error)
+    }
+
+    fn tcp_send(&self, connection: u64, data: &[u8]) -> PyResult<usize> {
+        tcp::send(&self.engine, connection, data).ok_or_else(|| unknown("connection", connection))
+    }
+
+    fn tcp_consumed(&self, connection: u64, length: usize) {
+        tcp::consumed(&self.engine, connection, length);
+    }
+
+    fn tcp_shutdown(&self, connection: u64) {
+        tcp::wish(&self.engine, connection, wish::SHUTDOWN);
+    }
+
+    fn tcp_close(&self, connection: u64) {
+        tcp::wish(&self.engine, connection, wish::CLOSE);
+    }
+
+    fn tcp_abort(&self, connection: u64) {
+        tcp::wish(&self.engine, connection, wish::ABORT);
     }
 
     // -- media relay ---------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ use crate::sys::{READABLE, Ready, ReadyList, RecvBatch};
 use crate::tables::detect::MediaPort;
 use crate::tables::doubt::WATCH_US;
 use crate::tables::relays::CoreSocket;
+use crate::tcp::stack::Stack;
 use crate::tunnel::Tunnel;
 
 use datagrams::Datagrams;
@@ -70,6 +71,7 @@ pub struct Worker {
     datagrams: Datagrams,
     tuns: HashMap<u64, Arc<Tun>>,
     timers: Timers,
+    tcp: Stack,
     batch: RecvBatch,
     /// A sweep for silent media flows is in the timers.
     sweeping_flows: bool,
@@ -91,6 +93,7 @@ impl Worker {
             datagrams: Datagrams::new(index),
             tuns: HashMap::new(),
             timers,
+            tcp: Stack::new(index),
             batch: RecvBatch::default(),
             sweeping_flows: false,
             stop_at_us: None,
@@ -104,7 +107,8 @@ impl Worker {
         crate::sys::ask_for_short_slices();
         loop {
             let now = self.forwarder.engine.now_us();
-            let timeout = self.timers.next().map(|due| due.saturating_sub(now));
+            let next = [self.timers.next(), self.tcp.next()].into_iter().flatten().min();
+            let timeout = if self.has_segments() { Some(0) } else { next.map(|due| due.saturating_sub(now)) };
             if self.inbox.epoll.wait(&mut ready, timeout).is_err() {
                 return;
             }
@@ -115,6 +119,7 @@ impl Worker {
                 }
             }
             self.run_timers();
+            self.run_tcp();
             self.flush();
             if self.stop_at_us.is_some_and(|at| self.forwarder.now_us >= at || self.streams.is_flushed()) {
                 self.finish();
@@ -124,6 +129,20 @@ impl Worker {
             if let Some(pause) = pace.pause(taken_in - before, self.forwarder.now_us) {
                 std::thread::sleep(pause);
             }
+        }
+    }
+
+    /// Inner TCP packets wait for this worker.
+    fn has_segments(&self) -> bool {
+        self.forwarder.engine.tcp.pending(self.index)
+    }
+
+    fn run_tcp(&mut self) {
+        if self.has_segments() {
+            self.tcp.run(&mut self.forwarder);
+        }
+        if self.tcp.next().is_some_and(|at| at <= self.forwarder.now_us) {
+            self.tcp.run_due(&mut self.forwarder);
         }
     }
 
@@ -186,6 +205,7 @@ impl Worker {
                 self.streams.close(tunnel, reason, &mut self.forwarder, &mut self.timers);
                 self.datagrams.close(tunnel, reason, &mut self.forwarder);
             }
+            Command::Tcp(order) => self.tcp.order(order, &mut self.forwarder),
             Command::Watch { tunnel } => self.forwarder.to_watch.push(tunnel),
             Command::Arm { tunnel } => self.timers.arm(&tunnel, self.forwarder.now_us),
             Command::Shutdown { flush_ms } => {

@@ -106,6 +106,56 @@ class UdpReceived:
     source: tuple[str, int]
     path: int  # 0 stream, 1 datagram, -1 not from a tunnel
 
+@final
+class TcpAccepted:
+    """A listener has a new inner TCP connection, established."""
+
+    __match_args__: Final = ("listener", "connection")
+    listener: int
+    connection: int
+    local: tuple[str, int]
+    peer: tuple[str, int]
+
+@final
+class TcpConnected:
+    """A connection asked for by ``tcp_connect`` is established."""
+
+    __match_args__: Final = ("connection",)
+    connection: int
+    local: tuple[str, int]
+    peer: tuple[str, int]
+
+@final
+class TcpReceived:
+    """Bytes of a connection, in order; to be given back with ``tcp_consumed``."""
+
+    __match_args__: Final = ("connection", "data")
+    connection: int
+    data: bytes
+
+@final
+class TcpEof:
+    """The peer sends no more; it may still read."""
+
+    __match_args__: Final = ("connection",)
+    connection: int
+
+@final
+class TcpWritable:
+    """There is room again for what ``tcp_send`` did not take."""
+
+    __match_args__: Final = ("connection",)
+    connection: int
+
+@final
+class TcpClosed:
+    """A connection is over; its id is dead. ``reason`` is a stable name: closed (by both ends), refused,
+    reset, timeout, idle, session-closed, address-in-use, too-many, unreachable, no-randomness."""
+
+    __match_args__: Final = ("connection", "reason")
+    connection: int
+    reason: str
+
 Event = (
     StreamReady
     | DatagramReady
@@ -117,6 +167,12 @@ Event = (
     | FlowSeen
     | FlowQuiet
     | UdpReceived
+    | TcpAccepted
+    | TcpConnected
+    | TcpReceived
+    | TcpEof
+    | TcpWritable
+    | TcpClosed
 )
 
 @final
@@ -340,6 +396,37 @@ class UserPlane:
         """Send one inner datagram. None, or the name of the drop."""
 
     def udp_close(self, socket: int) -> None: ...
+    # -- inner TCP ----------------------------------------------------------------------------------
+    def tcp_listen(
+        self, *, session: int | None, address: str, port: int, backlog: int = 128, mtu: int = 1400
+    ) -> tuple[int, int]:
+        """Accept inner TCP connections (port 0: pick one). Returns (listener, port). ``backlog`` bounds those
+        half open or not yet told of; ``mtu`` is that of inner packets."""
+
+    def tcp_unlisten(self, listener: int) -> None:
+        """Accept no more; connections already told of stay."""
+
+    def tcp_connect(
+        self, *, session: int | None, local: tuple[str, int], remote: tuple[str, int], mtu: int = 1400
+    ) -> int:
+        """Begin to connect (local port 0: pick one); ends in TcpConnected or TcpClosed. Returns its id."""
+
+    def tcp_send(self, connection: int, data: bytes) -> int:
+        """Hand bytes over; how many were taken. Less than all: TcpWritable says when to go on. KeyError:
+        the connection is over."""
+
+    def tcp_consumed(self, connection: int, length: int) -> None:
+        """The program has done with so many received bytes. Who does not say so gets no more after 64 KiB,
+        and the peer's window closes."""
+
+    def tcp_shutdown(self, connection: int) -> None:
+        """Send no more: FIN after what is queued."""
+
+    def tcp_close(self, connection: int) -> None:
+        """Done with it: what is queued is sent, what comes is thrown away, no event follows."""
+
+    def tcp_abort(self, connection: int) -> None:
+        """End it with a reset; no event follows."""
     # -- media relay (embedded SBC) -------------------------------------------------------------------
     def relay_open(
         self,

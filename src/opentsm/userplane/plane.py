@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
@@ -23,6 +23,12 @@ from opentsm.userplane._core import (
     PathAlive,
     PathSilent,
     StreamReady,
+    TcpAccepted,
+    TcpClosed,
+    TcpConnected,
+    TcpEof,
+    TcpReceived,
+    TcpWritable,
     TunnelClosed,
     TunnelIdle,
     UdpReceived,
@@ -38,11 +44,15 @@ EVENTS_PER_TURN: Final = 512
 TunnelEvent = (
     StreamReady | DatagramReady | ControlMessage | TunnelClosed | TunnelIdle | PathSilent | PathAlive
 )
+ConnectionEvent = TcpConnected | TcpReceived | TcpEof | TcpWritable | TcpClosed
 TunnelHandler = Callable[[TunnelEvent], None]
 AcceptHandler = Callable[[StreamReady], None]
 SessionHandler = Callable[[DatagramReady], None]
 FlowHandler = Callable[[FlowSeen | FlowQuiet], None]
 SocketHandler = Callable[[bytes, SocketAddress, int], None]
+TcpAcceptHandler = Callable[[TcpAccepted], None]
+ConnectionHandler = Callable[[Any], None]
+"""Called with each ``ConnectionEvent`` of one inner TCP connection."""
 
 _log = structlog.get_logger("opentsm.userplane")
 
@@ -56,7 +66,8 @@ class Plane:
     Attributes:
         core: the commands (see ``_core.pyi``).
         unclaimed: events that nobody had registered for, by kind: harmless leftovers of closed tunnels. An
-            accepted tunnel that nobody claims (its listener or session is just gone) is closed.
+            accepted tunnel or inner TCP connection that nobody claims (whoever wanted it is just gone) is
+            closed.
     """
 
     def __init__(self, *, workers: int = 1) -> None:
@@ -68,6 +79,8 @@ class Plane:
         self._sessions: dict[int, SessionHandler] = {}
         self._flows: dict[int, FlowHandler] = {}
         self._sockets: dict[int, SocketHandler] = {}
+        self._tcp_listeners: dict[int, TcpAcceptHandler] = {}
+        self._connections: dict[int, ConnectionHandler] = {}
         self._closed = False
 
     def start(self) -> None:
@@ -120,6 +133,20 @@ class Plane:
     def unwatch_socket(self, socket: int) -> None:
         self._sockets.pop(socket, None)
 
+    def watch_tcp_listener(self, listener: int, handler: TcpAcceptHandler) -> None:
+        """Call ``handler`` for each inner TCP connection this listener accepts."""
+        self._tcp_listeners[listener] = handler
+
+    def unwatch_tcp_listener(self, listener: int) -> None:
+        self._tcp_listeners.pop(listener, None)
+
+    def watch_connection(self, connection: int, handler: ConnectionHandler) -> None:
+        """Call ``handler`` for each event of this inner TCP connection; forgotten after TcpClosed."""
+        self._connections[connection] = handler
+
+    def unwatch_connection(self, connection: int) -> None:
+        self._connections.pop(connection, None)
+
     def dispatch(self) -> None:
         """Fetch and hand out one batch of events."""
         for event in self.core.poll(EVENTS_PER_TURN):
@@ -142,8 +169,18 @@ class Plane:
         self.unclaimed[type(event).__name__] += 1
         if isinstance(event, StreamReady | DatagramReady):
             self.core.close(event.tunnel)
+        elif isinstance(event, TcpAccepted):
+            self.core.tcp_abort(event.connection)
 
-    def _handler_of(self, event: TunnelEvent | FlowSeen | FlowQuiet) -> Callable[..., None] | None:
+    def _handler_of(
+        self, event: TunnelEvent | FlowSeen | FlowQuiet | TcpAccepted | ConnectionEvent
+    ) -> Callable[..., None] | None:
+        if isinstance(event, TcpReceived | TcpEof | TcpWritable | TcpConnected):
+            return self._connections.get(event.connection)
+        if isinstance(event, TcpClosed):
+            return self._connections.pop(event.connection, None)
+        if isinstance(event, TcpAccepted):
+            return self._tcp_listeners.get(event.listener)
         if isinstance(event, FlowSeen | FlowQuiet):
             return self._flows.get(event.session)
         if isinstance(event, TunnelClosed):

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
-from opentsm.errors import PlatformError
+import structlog
+
 from opentsm.types import SocketAddress
-from opentsm.userplane.plane import Plane
+from opentsm.userplane._core import TcpAccepted, TcpClosed, TcpConnected
+from opentsm.userplane.plane import ConnectionEvent, Plane
+from opentsm.userplane.transport import InnerTransport, error_of
 
 P = TypeVar("P", bound=asyncio.BaseProtocol)
 
@@ -23,23 +26,107 @@ INNER_MTU: Final = 1400
 BACKLOG: Final = 128
 """Connections of one listener that are half open, or that the program has not been told of."""
 
+_log = structlog.get_logger("opentsm.userplane")
 
-class InnerServer:
-    """A listener. Made by ``InnerTcp.create_server``.
+
+class InnerServer(asyncio.AbstractServer):
+    """A listener. Made by ``InnerTcp.create_server``; accepts from the beginning.
 
     Attributes:
         sockname: inner address and port it listens on; the port is the one chosen where 0 was asked for.
     """
 
-    sockname: SocketAddress
+    def __init__(
+        self,
+        plane: Plane,
+        listener: int,
+        sockname: SocketAddress,
+        factory: Callable[[], asyncio.BaseProtocol],
+    ) -> None:
+        self.sockname = sockname
+        self._plane = plane
+        self._listener = listener
+        self._factory = factory
+        self._loop = asyncio.get_running_loop()
+        self._transports: set[InnerTransport] = set()
+        self._serving = True
+        self._gone = asyncio.Event()
+        plane.watch_tcp_listener(listener, self._accept)
+
+    async def __aenter__(self) -> InnerServer:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Accept no more; connections already accepted stay."""
-        raise PlatformError("this build has no inner TCP in user space")
+        if not self._serving:
+            return
+        self._serving = False
+        self._plane.unwatch_tcp_listener(self._listener)
+        self._plane.core.tcp_unlisten(self._listener)
+        self._look_whether_gone()
+
+    def close_clients(self) -> None:
+        """Close every accepted connection."""
+        for transport in tuple(self._transports):
+            transport.close()
+
+    def abort_clients(self) -> None:
+        """Reset every accepted connection."""
+        for transport in tuple(self._transports):
+            transport.abort()
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        return self._loop
 
     def is_serving(self) -> bool:
-        """False after ``close``, and when the tunnel has taken the address away."""
-        return False
+        """False after ``close``."""
+        return self._serving
+
+    async def start_serving(self) -> None:
+        """Nothing to do: it serves from the beginning."""
+
+    async def serve_forever(self) -> None:
+        """Serve until cancelled or closed; then it is closed."""
+        try:
+            await self._gone.wait()
+        finally:
+            self.close()
+
+    async def wait_closed(self) -> None:
+        """Wait until it is closed and so is every connection it accepted."""
+        await self._gone.wait()
+
+    def _accept(self, event: TcpAccepted) -> None:
+        core = self._plane.core
+        try:
+            protocol = self._factory()
+            transport = InnerTransport(
+                core,
+                event.connection,
+                protocol,
+                sockname=event.local,
+                peername=event.peer,
+                forget=self._forget,
+            )
+            self._transports.add(transport)
+            self._plane.watch_connection(event.connection, transport.handle)
+            transport.start()
+        except Exception:
+            _log.exception("inner-accept-failed", local=event.local, peer=event.peer)
+            self._plane.unwatch_connection(event.connection)
+            core.tcp_abort(event.connection)
+
+    def _forget(self, transport: InnerTransport) -> None:
+        self._plane.unwatch_connection(transport.connection)
+        self._transports.discard(transport)
+        self._look_whether_gone()
+
+    def _look_whether_gone(self) -> None:
+        if not self._serving and not self._transports:
+            self._gone.set()
 
 
 class InnerTcp:
@@ -74,9 +161,12 @@ class InnerTcp:
 
         Raises:
             OSError: EADDRINUSE; EADDRNOTAVAIL, the address is not the host's; EMFILE.
-            PlatformError: this build has no inner TCP in user space.
+            ValueError: the address is no IP address.
         """
-        raise PlatformError("this build has no inner TCP in user space")
+        listener, chosen = self._plane.core.tcp_listen(
+            session=self._session, address=address, port=port, backlog=backlog, mtu=self._mtu
+        )
+        return InnerServer(self._plane, listener, (address, chosen), protocol_factory)
 
     async def create_connection(
         self,
@@ -94,6 +184,60 @@ class InnerTcp:
 
         Raises:
             OSError: ConnectionRefusedError, TimeoutError, EADDRNOTAVAIL, EADDRINUSE, EMFILE.
-            PlatformError: this build has no inner TCP in user space.
+            TunnelClosedError: the tunnel went away meanwhile.
+            ValueError: an address is no IP address, or of the other family.
         """
-        raise PlatformError("this build has no inner TCP in user space")
+        opening = _Opening(self._plane, protocol_factory)
+        connection = self._plane.core.tcp_connect(
+            session=self._session, local=local_addr, remote=(address, port), mtu=self._mtu
+        )
+        return await opening.established(connection)
+
+
+class _Opening:
+    """A connection on its way: what comes before there is a transport."""
+
+    def __init__(self, plane: Plane, factory: Callable[[], Any]) -> None:
+        self._plane = plane
+        self._factory = factory
+        self._transport: InnerTransport | None = None
+        self._done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    async def established(self, connection: int) -> tuple[asyncio.Transport, Any]:
+        self._plane.watch_connection(connection, self._handle)
+        try:
+            protocol = await self._done
+        except BaseException:
+            self._plane.unwatch_connection(connection)
+            self._plane.core.tcp_abort(connection)
+            raise
+        assert self._transport is not None
+        return self._transport, protocol
+
+    def _handle(self, event: ConnectionEvent) -> None:
+        if self._transport is not None:
+            if not isinstance(event, TcpConnected):
+                self._transport.handle(event)
+        elif self._done.done():
+            return
+        elif isinstance(event, TcpConnected):
+            self._begin(event)
+        elif isinstance(event, TcpClosed):
+            self._done.set_exception(error_of(event.reason) or ConnectionAbortedError(event.reason))
+
+    def _begin(self, event: TcpConnected) -> None:
+        try:
+            protocol = self._factory()
+            self._transport = InnerTransport(
+                self._plane.core,
+                event.connection,
+                protocol,
+                sockname=event.local,
+                peername=event.peer,
+                forget=lambda transport: self._plane.unwatch_connection(transport.connection),
+            )
+            self._transport.start()
+        except Exception as error:
+            self._done.set_exception(error)
+            return
+        self._done.set_result(protocol)
