@@ -72,11 +72,32 @@ DDT_RETRY_MIN: Final = 2.0
 DDT_RETRY_MAX: Final = 60.0
 """Ceiling of the DDT retry back-off: a network without UDP is asked once a minute, no more."""
 
+RECONNECT_FIRST: Final = 0.05
+"""Longest wait before the first attempt after a lost stream tunnel: a call is waiting. Of 1,000 clients that
+lose their server at once 20 ask in each millisecond, and its kernel refuses what it cannot take."""
+
 RECONNECT_MIN: Final = 0.2
-"""First reconnect after a lost stream tunnel; doubles, with jitter, to RECONNECT_MAX."""
+"""The wait after the first attempt; doubles, with jitter, to RECONNECT_EAGER and later to RECONNECT_MAX."""
+
+RECONNECT_EAGER: Final = 1.5
+"""Longest wait while the server may only be restarting: who tries this often is back within two seconds of a
+server that listens again."""
+
+RECONNECT_EAGER_TIME: Final = 120.0
+"""How long that is assumed: longer than a restart takes, within TUNNEL_PERSISTENCE_TIME, after which there is
+no session left to hurry back to."""
 
 RECONNECT_MAX: Final = 10.0
 """A server that is down for long is asked every ten seconds by each client."""
+
+REPLACED_LINGER: Final = 1.0
+"""How long packets are still taken from a stream that another one of the same client has replaced: what was
+on its way when the client moved, on a path that may have been the slower one. Nothing is sent on it, and no
+control message of it is looked at."""
+
+RESUME_ANSWER: Final = 3.0
+"""Seconds for the answer to a resume: no password is checked for it, so silence for ten round trips of a bad
+mobile network means that the new connection swallows what it is given (or the server is overrun)."""
 
 PAIR_MISSING_WARN: Final = 5.0
 """A client that enabled DDT and has no datagram half for this long is warned by the server."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections import Counter
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import Any
 from opentsm.limits import KEEPALIVE_TIMER_STREAM
 from opentsm.protocol import actions as a
 from opentsm.protocol.client import ClientSession, ClientSettings
+from opentsm.protocol.resume import resume_secret
 from opentsm.protocol.server import Entropy, ServerSession, ServerSettings, peek_resume
 from opentsm.protocol.states import Client, Server
 from opentsm.types import Flow, Path, Tsid
@@ -170,7 +172,8 @@ class ClientOwner(Owner):
     def do_Reconnect(self, action: a.Reconnect) -> None:
         self.reconnects += 1
         assert action.after < 4000
-        self.clock.after(action.after, self.connect)
+        turn = self.reconnects
+        self.clock.after(action.after, lambda: self.connect() if turn == self.reconnects else None)
 
     def do_OpenDatagram(self, action: a.OpenDatagram) -> None:
         self.opened += 1
@@ -282,11 +285,14 @@ class ServerModel:
     reserved: dict[Tsid, ServerOwner] = field(default_factory=dict)
     leased: list[a.Lease] = field(default_factory=list)
     addresses: int = 0
+    master: bytes = b"m" * 32
 
     @property
     def entropy(self) -> Entropy:
         chance = self.world.random
-        return Entropy(tsid=lambda: Tsid(chance.getrandbits(63)), secret=lambda: chance.randbytes(32))
+        return Entropy(
+            tsid=lambda: Tsid(chance.getrandbits(63)), secret=functools.partial(resume_secret, self.master)
+        )
 
     def accept(self, tunnel: Tunnel) -> ServerOwner:
         owner = ServerOwner(self, tunnel)

@@ -409,12 +409,16 @@ impl UserPlane {
         if known { Ok(()) } else { Err(unknown("session", session)) }
     }
 
-    fn attach(&self, session: u64, tunnel: u64, tsid: u64) -> PyResult<()> {
+    #[pyo3(signature = (session, tunnel, tsid, *, fresh = false, linger = false))]
+    fn attach(&self, session: u64, tunnel: u64, tsid: u64, fresh: bool, linger: bool) -> PyResult<()> {
         let session = self.session(session)?;
         let tunnel = self.tunnel(tunnel)?;
+        if fresh {
+            session.doubt.renumbered();
+        }
         tunnel.set_tsid(tsid);
         tunnel.set_session(Some(Arc::clone(&session)));
-        if let Some(old) = session.attach(&tunnel) {
+        if let Some(old) = session.attach(&tunnel).filter(|_| !linger) {
             old.set_session(None);
             self.engine.order_close(old.id, "replaced");
         }

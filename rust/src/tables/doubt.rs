@@ -208,6 +208,11 @@ impl Doubt {
         Finding::Silent { alert }
     }
 
+    /// The peer is another process now, and numbers its frames anew.
+    pub fn renumbered(&self) {
+        *self.seen.lock() = ReplayWindow::new(0);
+    }
+
     /// The number of the next frame that is sent twice.
     pub fn next_number(&self) -> u32 {
         self.next.fetch_add(1, Ordering::Relaxed)
@@ -310,5 +315,13 @@ mod tests {
         assert_eq!(numbers, [0, 1, 2, 3, 4]);
         let order = [0, 1, 0, 2, 4, 1, 3, 3, 4, 2];
         assert_eq!(order.iter().filter(|n| doubt.first_of(**n)).count(), 5);
+    }
+
+    #[test]
+    fn a_peer_that_was_restarted_is_heard_from_its_first_number_on() {
+        let doubt = Doubt::default();
+        assert!(doubt.first_of(70_000) && !doubt.first_of(0), "far behind the window");
+        doubt.renumbered();
+        assert!(doubt.first_of(0) && !doubt.first_of(0) && doubt.first_of(1));
     }
 }

@@ -47,6 +47,8 @@ class Bound(Protocol):
     @property
     def mode(self) -> PathMode: ...
     @property
+    def media(self) -> bool: ...
+    @property
     def owner(self) -> Owner: ...
     def lose(self, error: TunnelClosedError) -> None:
         """The tunnel has taken its address away."""
@@ -198,6 +200,11 @@ class Bindings:
     def lose_all(self, reason: str) -> None:
         for binding in tuple(self._by_flow.values()):
             binding.lose(TunnelClosedError(reason))
+
+    @property
+    def any_media(self) -> bool:
+        """Whether a flow is designated as media."""
+        return any(binding.media for binding in self._by_flow.values())
 
     def in_mode(self, mode: PathMode) -> tuple[Flow, ...]:
         """Flows whose switch stands there."""

@@ -28,15 +28,17 @@ from opentsm.client.dial import Dialer, Dialled
 from opentsm.client.messages import MessageLogger
 from opentsm.client.monitor import Monitor
 from opentsm.client.planes import new_session_id
+from opentsm.client.roaming import Roaming
 from opentsm.client.settings import ConnectSettings
 from opentsm.client.statistics import Statistics, path_statistics
 from opentsm.client.telling import failure, told
 from opentsm.errors import RemoteProtocolError, TunnelClosedError, TunnelError
+from opentsm.limits import CONNECT_TIMEOUT, REPLACED_LINGER
 from opentsm.protocol import actions as a
 from opentsm.protocol.client import ClientSession
 from opentsm.protocol.states import ClientDdt
 from opentsm.tasks import cancel, spawn
-from opentsm.types import Flow, IpAddress, Path, PathMode, Transport, Tsid
+from opentsm.types import Flow, IpAddress, Path, PathMode, SocketAddress, Transport, Tsid
 from opentsm.userplane._core import (
     ControlMessage,
     DatagramReady,
@@ -51,6 +53,11 @@ from opentsm.wire.messages import PathQuality
 
 if TYPE_CHECKING:
     from opentsm.client.tun import TunDevice
+
+COMEBACK_PATIENCE: Final = 2.0
+"""Seconds an attempt to come back may take before the next begins: enough for three lost segments on a good
+path, and what fell silent in between (a server that was just being started, a box that swallows) is asked
+again. Half as long again after each failure, up to CONNECT_TIMEOUT, for paths that are slow."""
 
 _log: Final = logging.getLogger(__name__)
 _DDT_THERE: Final = frozenset({ClientDdt.PROVING, ClientDdt.UP, ClientDdt.SILENT, ClientDdt.LINGERING})
@@ -93,6 +100,11 @@ class Connection:
         self._dialer = Dialer(plane, tls=settings.tls, proxy=settings.proxy)
         self._log = MessageLogger(settings.message_log)
         self._monitor = Monitor(self, keepalive=settings.keepalive)
+        self._roaming = Roaming(self)
+        self._former: int | None = None
+        self._dials = 0
+        self._dialling = 0
+        self._failures = 0
         self._tunnels: dict[Path, int] = {}
         self._up: asyncio.Future[None] = loop.create_future()
         self._timer: asyncio.TimerHandle | None = None
@@ -113,6 +125,7 @@ class Connection:
         self._servers = servers
         self._take(await self._dialer.dial(servers))
         await self._up
+        self._roaming.start()
 
     async def close(self) -> None:
         """Release the tunnel and wait until that is done (at most RELEASE_TIMEOUT)."""
@@ -168,6 +181,30 @@ class Connection:
         self.session.send_quality(reports, now)
         self._settle()
 
+    @property
+    def outer(self) -> tuple[SocketAddress, SocketAddress] | None:
+        """Local and remote address of the stream connection that is in use or was last."""
+        return None if self.dialled is None else (self.dialled.local, self.dialled.remote)
+
+    @property
+    def inner(self) -> tuple[str, ...]:
+        """Inner addresses, as text."""
+        return tuple(map(str, self.addresses))
+
+    def network_changed(self, *, lost: bool = False) -> None:
+        """This machine is in another network, or was asleep.
+
+        Args:
+            lost: it no longer has the stream's own address.
+        """
+        self._failures = 0
+        self.session.network_changed(self._loop.time(), lost=lost)
+        self._settle()
+
+    def moved(self, source: str | None) -> None:
+        """Tell the application from where the server is reached now."""
+        self.hub.publish(n.NetworkChanged(source))
+
     def tunnel(self, path: Path) -> int | None:
         """The user plane's id of the tunnel of this path."""
         return self._tunnels.get(path)
@@ -200,7 +237,12 @@ class Connection:
         """A stream connection is up: it is the session's from now on."""
         self.dialled = dialled
         self.last_error = ""
+        self._failures = 0
         tunnel = dialled.opening.tunnel
+        if (former := self._tunnels.get(Path.STREAM)) is not None:
+            # In the user plane it carries packets until the new one is attached in its place.
+            self.plane.unwatch_tunnel(former)
+            self._former = former
         self._tunnels[Path.STREAM] = tunnel
         self.session.stream_ready(self._loop.time(), binding=dialled.binding)
         dialled.opening.adopt(functools.partial(self._on_event, Path.STREAM))
@@ -218,6 +260,7 @@ class Connection:
             _log.info("%s tunnel closed: %s", path.name.lower(), detail)
             self.last_error = detail
             self._monitor.lost(path)
+            self._close_former(path)
             self.session.path_lost(path, event.reason, now)
         elif isinstance(event, DatagramReady):
             self._datagram_ready(event, now)
@@ -308,14 +351,18 @@ class Connection:
         except OSError as error:
             _log.error("no capture to %s: %s", name, error.strerror)
 
-    def _attach(self, path: Path, tsid: int) -> None:
+    def _attach(self, path: Path, tsid: int, *, fresh: bool = False, linger: bool = False) -> None:
         tunnel = self._tunnels.get(path)
         if tunnel is not None and self.plane_session is not None:
             with contextlib.suppress(KeyError):  # just closed; the event is on its way
-                self.plane.core.attach(self.plane_session, tunnel, tsid)
+                self.plane.core.attach(self.plane_session, tunnel, tsid, fresh=fresh, linger=linger)
 
     def _attach_stream(self, action: a.AttachStream) -> None:
-        self._attach(Path.STREAM, action.tsid)
+        former, self._former = self._former, None
+        self._attach(Path.STREAM, action.tsid, fresh=action.fresh, linger=former is not None)
+        if former is not None:
+            close = functools.partial(self.plane.core.close, former, reason="replaced")
+            self._loop.call_later(REPLACED_LINGER, close)
 
     def _attach_datagram(self, action: a.AttachDatagram) -> None:
         self._attach(Path.DATAGRAM, action.tsid)
@@ -370,7 +417,14 @@ class Connection:
             task.cancel()
         self._drop(action.path, action.reason)
 
+    def _close_former(self, path: Path) -> None:
+        """The stream before the present one, if that has not taken its place."""
+        if path is Path.STREAM and self._former is not None:
+            self.plane.core.close(self._former)
+            self._former = None
+
     def _drop(self, path: Path, reason: str) -> None:
+        self._close_former(path)
         tunnel = self._tunnels.pop(path, None)
         if tunnel is not None:
             self._monitor.lost(path)
@@ -378,23 +432,39 @@ class Connection:
             self.plane.core.close(tunnel, reason=reason)
 
     def _reconnect(self, action: a.Reconnect) -> None:
-        self._spawn("reconnect", self._come_back(action.after))
+        if action.after > 0 and self._dialling:
+            return  # its outcome is the answer to this wish, too
+        self._dials += 1
+        self._dialling = 0
+        self._spawn("reconnect", self._come_back(action.after, self._dials))
 
-    async def _come_back(self, after: float) -> None:
+    async def _come_back(self, after: float, turn: int) -> None:
         await asyncio.sleep(after)
+        self._dialling = turn
+        try:
+            await self._dial_back()
+        finally:
+            if self._dialling == turn:
+                self._dialling = 0
+
+    async def _dial_back(self) -> None:
         # Only the server we were at has our session.
         servers = self._servers
         if self.dialled is not None:
             servers = (self.dialled.server, *(s for s in servers if s != self.dialled.server))
         try:
-            dialled = await self._dialer.dial(servers)
+            patience = min(COMEBACK_PATIENCE * 1.5**self._failures, CONNECT_TIMEOUT)
+            dialled = await self._dialer.dial(servers, patience=patience)
         except TunnelError as error:
             self.last_error = str(error)
             _log.info("not back yet: %s", error)
+            self._failures += 1
+            self._dialling = 0
             self._tasks.pop("reconnect", None)
             self.session.connect_failed("unreachable", self._loop.time())
             self._settle()
         else:
+            self._dialling = 0
             self._tasks.pop("reconnect", None)
             self._take(dialled)
 
@@ -431,6 +501,8 @@ class Connection:
         for task in self._tasks.values():
             task.cancel()
         self._monitor.stop()
+        self._roaming.stop()
+        self._close_former(Path.STREAM)
         for path in tuple(self._tunnels):
             self._drop(path, ended.reason)
         self.bindings.lose_all(f"the tunnel is closed: {ended.reason}")

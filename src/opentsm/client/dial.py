@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import socket
 from collections import deque
@@ -136,8 +137,11 @@ class Dialer:
     def proxied(self) -> bool:
         return self._proxy is not None
 
-    async def dial(self, servers: tuple[ServerAddress, ...]) -> Dialled:
+    async def dial(self, servers: tuple[ServerAddress, ...], *, patience: float = CONNECT_TIMEOUT) -> Dialled:
         """The first connection that comes up.
+
+        Args:
+            patience: seconds for each attempt, name look-up to TLS finished.
 
         Raises:
             ConnectError: none did; its text lists each attempt, its outcome, and what to do.
@@ -145,7 +149,8 @@ class Dialer:
         """
         if any(server.transport is Transport.TLS for server in servers):
             self._tls_profile()
-        race = _Race(self._attempt, [_Candidate(server) for server in servers])
+        attempt = functools.partial(self._attempt, patience=patience)
+        race = _Race(attempt, [_Candidate(server) for server in servers])
         return await race.run()
 
     async def resolve(self, host: str, port: int) -> list[tuple[socket.AddressFamily, tuple[str, int]]]:
@@ -166,8 +171,8 @@ class Dialer:
 
     # -- attempts ---------------------------------------------------------------------------------------
 
-    async def _attempt(self, candidate: _Candidate) -> _Result:
-        async with asyncio.timeout(CONNECT_TIMEOUT):
+    async def _attempt(self, candidate: _Candidate, *, patience: float) -> _Result:
+        async with asyncio.timeout(patience):
             if candidate.address is None:
                 first = self._proxy or candidate.server
                 found = await self._find(first.host, first.port)

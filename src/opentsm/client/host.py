@@ -226,14 +226,16 @@ class HostNetwork:
             self._pins[address] = way
 
     def follow(self) -> None:
-        """The machine may be in another network: pins follow its own routes. For a tunnel that is lost.
+        """The machine may be in another network: pins follow its own routes, and are set again where they
+        went with their device.
 
         Raises:
             PlatformError: the machine refuses.
         """
         for address, old in tuple(self._pins.items()):
-            way = find_underlay(_routes(f"-{address.version}"), address, self._options.name)
-            if way is not None and way != old:
+            table = _routes(f"-{address.version}")
+            way = find_underlay(table, address, self._options.name)
+            if way is not None and (way != old or not _is_pinned(table, address)):
                 _log.info("another way to the server", address=str(address), by=" ".join(way.words))
                 _set_pin(address, way)
                 self._pins[address] = way
@@ -270,6 +272,11 @@ def _way(address: IpAddress) -> Underlay | None:
     if not rows or rows[0].get("type", "unicast") != "unicast" or "dev" not in rows[0]:
         return None
     return Underlay(rows[0]["dev"], rows[0].get("gateway"))
+
+
+def _is_pinned(routes: Sequence[Row], address: IpAddress) -> bool:
+    """Whether a route to this address alone is there, whoever made it."""
+    return any(_prefix(row, address.version) == ip_network(address) for row in routes)
 
 
 def _set_pin(address: IpAddress, way: Underlay) -> None:

@@ -35,6 +35,16 @@ STREAM_SILENT_AFTER: Final = 15.0
 """A stream that answers nothing for this long is given up: TCP has sent its segment again five times by then,
 and a new connection is quicker than the next time."""
 
+STREAM_CALL_PROBE: Final = 1.0
+"""Seconds between probes of the stream while there is media: a call whose signalling is cut off cannot be put
+on hold, or ended."""
+
+STREAM_CALL_SILENT_AFTER: Final = 3.0
+"""A stream that answers nothing for this long during a call is given up, unless its round trip is so long
+that STREAM_SILENT_ROUND_TRIPS of them take longer. TCP has sent its segment again three times by then."""
+
+STREAM_SILENT_ROUND_TRIPS: Final = 8
+
 STREAM_AUTO_PROBE: Final = 1.0
 """Seconds between probes of the stream while mode AUTO weighs it: one sample a judgement."""
 
@@ -61,6 +71,7 @@ class Monitor:
         self._judge: PathJudge | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._turn = 0
+        self._probed_for = (False, False)
         self._reported: dict[Path, Counted] = {}
 
     def keepalive(self, path: Path, seconds: float) -> None:
@@ -79,6 +90,7 @@ class Monitor:
         auto = connection.bindings.in_mode(PathMode.AUTO)
         if bool(auto) != (self._judge is not None):
             self._judge = PathJudge(connection.path(auto[0])) if auto else None
+        if (self._judge is not None, connection.bindings.any_media) != self._probed_for:
             self._probe_stream()
         busy = bool(auto) or connection.session.ddt_state in (*_HEARD, ClientDdt.SILENT)
         if busy and self._timer is None:
@@ -109,8 +121,19 @@ class Monitor:
     # -- probing ----------------------------------------------------------------------------------------
 
     def _probe_stream(self) -> None:
+        media = self._connection.bindings.any_media
+        self._probed_for = (self._judge is not None, media)
         interval = STREAM_AUTO_PROBE if self._judge is not None else self._stream_interval
-        self._set(Path.STREAM, interval, STREAM_SILENT_AFTER if interval else 0.0)
+        silent_after = STREAM_SILENT_AFTER if interval else 0.0
+        if media and self._own_keepalive != 0:
+            interval = min(interval or STREAM_CALL_PROBE, STREAM_CALL_PROBE)
+            silent_after = min(self._patience_in_call(), STREAM_SILENT_AFTER)
+        self._set(Path.STREAM, interval, silent_after)
+
+    def _patience_in_call(self) -> float:
+        stats = self._connection.tunnel_stats(Path.STREAM)
+        round_trip = max(stats.rtt_us, stats.tcp_rtt_us) / 1e6 if stats is not None else 0.0
+        return max(STREAM_CALL_SILENT_AFTER, STREAM_SILENT_ROUND_TRIPS * round_trip)
 
     def _probe_datagram(self) -> None:
         in_use = any(self._connection.bindings.in_mode(mode) for mode in (PathMode.DATAGRAM, PathMode.AUTO))

@@ -146,6 +146,15 @@ class PathAlive(Notification):
 
 
 @dataclass(frozen=True, slots=True)
+class NetworkChanged(Notification):
+    """This machine reaches the server from another address now, or (``source`` None) not at all. What follows
+    for the tunnel is told by the notifications about it."""
+
+    kind: ClassVar[str] = "network-changed"
+    source: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class QualityReported(Notification):
     """How the server receives what we send."""
 

@@ -20,7 +20,13 @@ import structlog
 from opentsm.client.address import parse_servers
 from opentsm.client.host import HostNetwork, HostOptions, outer_addresses
 from opentsm.client.keeper import Keeper
-from opentsm.client.notifications import Notification, TunnelLost, TunnelResumed, TunnelUp
+from opentsm.client.notifications import (
+    NetworkChanged,
+    Notification,
+    TunnelLost,
+    TunnelResumed,
+    TunnelUp,
+)
 from opentsm.client.proxy import parse_proxy
 from opentsm.client.tun import TunDevice, open_device
 from opentsm.client.tunnel import Tunnel, connect
@@ -159,7 +165,7 @@ async def _following(
 ) -> AsyncIterator[None]:
     """Have the network follow the tunnel: another address after a refused resume, another way outside."""
     news: asyncio.Queue[Notification] = asyncio.Queue()
-    kinds = (TunnelUp, TunnelLost, TunnelResumed)
+    kinds = (TunnelUp, TunnelLost, TunnelResumed, NetworkChanged)
     listening = tunnel.on_notification(lambda one, _: news.put_nowait(one), kinds=kinds)
     task = spawn("network follows the tunnel", _follow(tunnel, news, apply, lost))
     try:
@@ -181,6 +187,11 @@ async def _follow(
             async with asyncio.timeout(FOLLOW_EVERY if away and lost is not None else None):
                 event = await news.get()
         except TimeoutError:
+            if lost is not None:
+                await _do(lost)
+            continue
+        if isinstance(event, NetworkChanged):
+            # The tunnel's own packets need their way outside before a new connection can be tried.
             if lost is not None:
                 await _do(lost)
             continue

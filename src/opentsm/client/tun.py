@@ -56,6 +56,10 @@ class HostFlow:
         self._connection = connection
 
     @property
+    def media(self) -> bool:
+        return True
+
+    @property
     def owner(self) -> HostFlow:
         return self
 

@@ -216,6 +216,12 @@ class Tunnel:
         """Have the datagram tunnel made before a socket needs it, or (False) no longer on its own account."""
         self._connection.want_ddt(wanted)
 
+    def network_changed(self) -> None:
+        """A hint that this machine may be in another network now (an app's connectivity event): a new stream
+        is made at once beside the one there is, and address, sockets and calls stay. On Linux changes are
+        noticed without it."""
+        self._connection.network_changed()
+
     # -- notifications ------------------------------------------------------------------------------------
 
     def notifications(self) -> NotificationStream:

@@ -178,6 +178,32 @@ class Lab:
         host.ip("link", "del", "eth0")
         self._plug_phone(phone, site)
 
+    def second_uplink(self, phone: int, site: int) -> None:
+        """Give a phone another interface, eth1, in another site's network; its default route stays.
+
+        What a phone with Wi-Fi does when mobile data comes up.
+        """
+        address, gateway = self._connect_phone(phone, site, "eth1")
+        lines = ["link set eth1 up", *_address_lines("eth1", address)]
+        lines += [f"{line} dev eth1 metric 2000" for line in _default_lines(gateway)]
+        iproute_batch(lines, namespace=self[f"phone{phone}"].namespace)
+
+    def prefer_second_uplink(self, phone: int, *, keep_first: bool) -> None:
+        """The phone's default routes go by eth1 from now on; the addresses of eth0 stay.
+
+        Args:
+            keep_first: what has an address of eth0 keeps using it, as phones' systems arrange it; else its
+                packets leave by eth1 and are lost.
+        """
+        host, gateway = self[f"phone{phone}"], self.plan.lan(self._sites_of_phones[phone])
+        for family, address, way in (("-4", host.ipv4, gateway.ipv4), ("-6", host.ipv6, gateway.ipv6)):
+            if not address:
+                continue
+            if keep_first:
+                host.ip(family, "route", "add", "default", "via", way, "dev", "eth0", "table", "100")
+                host.ip(family, "rule", "add", "from", address, "lookup", "100")
+            host.ip(family, "route", "del", "default", "dev", "eth0")
+
     # -- making ---------------------------------------------------------------------------------------
     def _make_hosts(self) -> None:
         plan = self.plan
@@ -222,15 +248,20 @@ class Lab:
         iproute_batch(lines, namespace=namespace)
 
     def _plug_phone(self, phone: int, site: int) -> None:
-        firewall, host = self[f"firewall{site}"], self[f"phone{phone}"]
-        port = f"port{phone}"
-        _veth(firewall, port, host, "eth0")
-        iproute_batch([f"link set {port} master lan0 up"], namespace=firewall.namespace)
-        address, gateway = self.plan.phone(phone, site), self.plan.lan(site)
+        host = self[f"phone{phone}"]
+        address, gateway = self._connect_phone(phone, site, "eth0")
         lines = ["link set eth0 up", *_address_lines("eth0", address), *_default_lines(gateway)]
         iproute_batch(lines, namespace=host.namespace)
         host.ipv4, host.ipv6 = address.ipv4, address.ipv6
         self._sites_of_phones[phone] = site
+
+    def _connect_phone(self, phone: int, site: int, device: str) -> tuple[Interface, Interface]:
+        """A cable from the phone to the site's switch; its addresses there, and its gateway's."""
+        firewall, host = self[f"firewall{site}"], self[f"phone{phone}"]
+        port = f"port{phone}"
+        _veth(firewall, port, host, device)
+        iproute_batch([f"link set {port} master lan0 up"], namespace=firewall.namespace)
+        return self.plan.phone(phone, site), self.plan.lan(site)
 
     def _make_wan(self, site: int) -> None:
         firewall, internet = self[f"firewall{site}"], self["internet"]

@@ -70,6 +70,7 @@ class Configuration:
     services: tuple[Service | int, ...] = ()
     persistence: float = 0.0
     software: str | None = None
+    epoch: int | None = None
 
 
 # -- events: facts for the application ---------------------------------------------------------------
@@ -265,9 +266,14 @@ class OpenSession:
 
 @dataclass(frozen=True, slots=True)
 class AttachStream:
-    """The stream tunnel may carry the session's packets under this TSID (``attach``)."""
+    """The stream tunnel may carry the session's packets under this TSID (``attach``).
+
+    Args:
+        fresh: the peer knows nothing of this session's earlier tunnels: it numbers its sequenced media anew.
+    """
 
     tsid: Tsid
+    fresh: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,7 +335,12 @@ class CloseTunnel:
 @dataclass(frozen=True, slots=True)
 class Reconnect:
     """Client: after this many seconds connect a new stream, then call ``stream_ready`` or
-    ``connect_failed``. A later ``SessionClosed`` cancels it."""
+    ``connect_failed``. A later ``SessionClosed`` cancels it.
+
+    It may come while the session has a stream (the network has changed): that stream goes on carrying
+    packets, and the new one replaces it with its AttachStream. With ``after`` = 0 a connection attempt that
+    is being made is begun anew, as it may be on the network that was left; with any other value an attempt
+    that is being made already stands for this one."""
 
     after: float
 

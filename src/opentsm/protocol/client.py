@@ -5,6 +5,9 @@
                    stream lost    v  |   resume proof accepted
                               PERSISTENT -> RESUMING -> RECONFIGURING (refused: fresh request, same stream)
 
+A client whose network has changed need not lose its stream first: ``network_changed`` asks for another one
+beside it, and the session goes from ACTIVE straight to RESUMING on that one.
+
 The whole table is ``states.CLIENT``; the DDT's half is client_ddt.py. A session is driven by the
 network (``stream_ready``, ``receive``, ``path_lost`` ...), by the application (``set_mode`` ...) and by
 time (``tick``), and by nothing else. After each input: carry out ``actions()``, arm ``deadline()``.
@@ -18,7 +21,13 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from opentsm.errors import LocalProtocolError
-from opentsm.limits import RECONNECT_MAX, RECONNECT_MIN
+from opentsm.limits import (
+    RECONNECT_EAGER,
+    RECONNECT_EAGER_TIME,
+    RECONNECT_FIRST,
+    RECONNECT_MAX,
+    RECONNECT_MIN,
+)
 from opentsm.protocol.actions import (
     Action,
     AttachStream,
@@ -50,6 +59,10 @@ RELEASE_TIMEOUT: Final = 2.0
 
 RETRY_AFTER_MAX: Final = 3600.0
 """Longest wait (seconds) a server can impose: one that asks for more is broken or hostile."""
+
+MOVE_ATTEMPTS: Final = 6
+"""Attempts to move to a network that has come up beside one that still works: some five seconds. Then the one
+that works is good enough, until the next change."""
 
 _RELEASE_TIMER: Final = "release"
 _BACKOFF_STEPS: Final = 16  # RECONNECT_MIN * 2^16 is past RECONNECT_MAX
@@ -122,6 +135,8 @@ class ClientSession:
         self._binding = b""
         self._attempts = 0
         self._active_since = 0.0
+        self._away_since: float | None = None
+        self._moving = False
         self._closing = False
 
     # -- outputs --------------------------------------------------------------------------------------
@@ -217,6 +232,19 @@ class ClientSession:
         """A tunnel reported silent has been heard again."""
         if path is Path.DATAGRAM:
             self._ddt.alive(now)
+
+    def network_changed(self, now: float, *, lost: bool = False) -> None:
+        """This machine is in another network, or was asleep: a new stream is tried at once, beside the one
+        there is, and the DDT is made anew when the server knows of it.
+
+        Args:
+            lost: the stream's own address is gone, so that it can carry nothing more.
+        """
+        given = ClientInput.NO_ANSWER if lost and self.state is Client.ACTIVE else ClientInput.NETWORK_CHANGED
+        if self.state in _LIVE:
+            self._moving = True
+            self._attempts = 0
+        self._machine.step(given, now, Terminated("network-changed"))
 
     def tick(self, now: float) -> None:
         """Time has come to ``now``; runs every timer that is due."""
@@ -404,11 +432,12 @@ class ClientSession:
         addresses = configuration.lease.addresses
         changed = before is not None and before.lease.addresses != addresses
         self._ddt.reset("new-tunnel", now)
+        self._moving = False
         self._ddt.addresses = addresses
         if before is None or changed:
             self._core.emit(OpenSession(addresses))
             self._ddt.flows.forget_rows()
-        self._core.emit(AttachStream(configuration.tsid))
+        self._core.emit(AttachStream(configuration.tsid, fresh=True))
         self._core.notify(TunnelUp(configuration, changed))
         self._core.notify(KeepaliveInterval(Path.STREAM, configuration.keepalive))
         self._ddt.stream_up(now)
@@ -420,13 +449,20 @@ class ClientSession:
             self._do_tunnel_up(now, cause)
             return
         configuration = self._adopt(message, now)
-        self._core.emit(AttachStream(configuration.tsid))
+        restarted = configuration.epoch != before.epoch
+        if restarted:  # it kept our addresses; of flows and DDT it knows nothing
+            self._ddt.reset("server-restarted", now)
+        self._core.emit(AttachStream(configuration.tsid, fresh=restarted))
         self._core.notify(Resumed(configuration))
         self._core.notify(KeepaliveInterval(Path.STREAM, configuration.keepalive))
+        if self._moving:
+            self._moving = False
+            self._ddt.moved(now)
         self._ddt.stream_up(now)
 
     def _adopt(self, message: m.ConfigurationResponse, now: float) -> Configuration:
         self._active_since = now
+        self._away_since = None
         self._secret = message.resume_secret
         self._requests.tsid = message.tsid
         self._requests.up = True
@@ -440,8 +476,32 @@ class ClientSession:
             services=message.offered_services,
             persistence=(message.persistence_ms or 0) / 1000,
             software=message.software,
+            epoch=message.server_epoch,
         )
         return self._configuration
+
+    def _do_look_for_another(self, now: float, cause: Terminated) -> None:
+        """Dial at once. A stream that is there stays in use until the new one has taken its place."""
+        if self._settings.reconnect:
+            self._core.emit(Reconnect(0.0))
+
+    def _do_look_again(self, now: float, cause: Terminated) -> None:
+        """The new network did not let us through yet; the old stream is still there."""
+        if self._moving and self._settings.reconnect and self._attempts < MOVE_ATTEMPTS:
+            self._core.emit(Reconnect(self._back_off(RECONNECT_EAGER)))
+        else:
+            self._moving = False
+
+    def _do_move(self, now: float, cause: object) -> None:
+        """Another stream is up beside ours: resume on it. What was asked on the old one is asked again."""
+        self._ddt.stream_lost(self._requests.down(), now)
+        self._do_send_resume(now, cause)
+
+    def _do_redial(self, now: float, cause: Terminated) -> None:
+        """The new stream was made in the network that was left."""
+        self._core.emit(CloseTunnel(Path.STREAM, cause.reason))
+        self._requests.down()
+        self._do_look_for_another(now, cause)
 
     def _do_drop_stream(self, now: float, cause: Terminated) -> None:
         """Give the stream up ourselves, then go on as if it had been lost."""
@@ -457,17 +517,25 @@ class ClientSession:
         self._do_reconnect(now, cause)
 
     def _do_reconnect(self, now: float, cause: Terminated) -> None:
-        """Ask for a new stream after the back-off: doubling, half of it random, so that the clients of a
-        server that went down do not come back as one."""
+        """Ask for a new stream after the back-off: almost none at first, then doubling, half of it random, so
+        that the clients of a server that went down do not come back as one."""
         self._requests.down()
         if not self._settings.reconnect:
             self._machine.step(ClientInput.CLOSE, now, cause)
             return
-        delay = min(RECONNECT_MIN * 2**self._attempts, RECONNECT_MAX)
-        self._attempts = min(self._attempts + 1, _BACKOFF_STEPS)
-        delay *= 0.5 + 0.5 * self._fraction()
+        if self._away_since is None:
+            self._away_since = now
+        eager = now - self._away_since < RECONNECT_EAGER_TIME
         asked = min(cause.retry_after or 0.0, RETRY_AFTER_MAX)
-        self._core.emit(Reconnect(asked + delay))
+        self._core.emit(Reconnect(asked + self._back_off(RECONNECT_EAGER if eager else RECONNECT_MAX)))
+
+    def _back_off(self, longest: float) -> float:
+        """Seconds to wait before the next attempt, and one more attempt counted."""
+        delay = RECONNECT_FIRST * self._fraction()
+        if self._attempts:
+            delay = min(RECONNECT_MIN * 2 ** (self._attempts - 1), longest) * (0.5 + 0.5 * self._fraction())
+        self._attempts = min(self._attempts + 1, _BACKOFF_STEPS)
+        return delay
 
     def _do_send_release(self, now: float, cause: Terminated) -> None:
         self._closing = True

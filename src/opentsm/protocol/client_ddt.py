@@ -200,6 +200,10 @@ class ClientDatagram:
                 self._gone = asked.tunnel_id
         self._feed(ClientDdtInput.STREAM_LOST, now, "stream-lost")
 
+    def moved(self, now: float) -> None:
+        """We are in another network, and the stream is there already: the DDT follows without waiting."""
+        self._machine.step(ClientDdtInput.MOVED, now, "network-changed")
+
     def stream_up(self, now: float) -> None:
         self.settle(now)
 
@@ -279,6 +283,8 @@ class ClientDatagram:
 
     def _do_release(self, now: float, cause: object) -> None:
         """Close only after the answer: until then the server may still send on it."""
+        self._disarm()
+        self.flows.touch_wanting()
         self._requests.ask_release(self.tsid, now)
 
     def _do_released(self, now: float, cause: object) -> None:

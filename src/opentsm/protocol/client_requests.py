@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from opentsm.limits import MAX_OUTSTANDING_REQUESTS, REQUEST_TIMEOUT_STREAM
+from opentsm.limits import MAX_OUTSTANDING_REQUESTS, REQUEST_TIMEOUT_STREAM, RESUME_ANSWER
 from opentsm.protocol.client_flows import Batch
 from opentsm.protocol.core import Core, Outstanding
 from opentsm.types import UNASSIGNED_TSID, Path, Service, Tsid
@@ -30,7 +30,8 @@ Asked = AskedConfiguration | AskedRelease | Batch
 class StreamRequests:
     """The stream tunnel as the client's machines see it: its TSID, and requests with their answers.
 
-    Silence for REQUEST_TIMEOUT_STREAM after a request shows as the timer ``answer``.
+    Silence for REQUEST_TIMEOUT_STREAM after a request (RESUME_ANSWER after a resume) shows as the timer
+    ``answer``.
     """
 
     def __init__(self, core: Core) -> None:
@@ -83,5 +84,7 @@ class StreamRequests:
         oldest = self._outstanding.oldest
         if oldest is None:
             self._core.disarm(ANSWER_TIMER)
-        else:
-            self._core.arm(ANSWER_TIMER, oldest + REQUEST_TIMEOUT_STREAM)
+            return
+        at, asked = oldest
+        resume = isinstance(asked, AskedConfiguration) and asked.resume
+        self._core.arm(ANSWER_TIMER, at + (RESUME_ANSWER if resume else REQUEST_TIMEOUT_STREAM))

@@ -130,9 +130,9 @@ class Outstanding(Generic[K]):
         return len(self._requests) >= self._limit
 
     @property
-    def oldest(self) -> float | None:
-        """When the request that waits longest was sent."""
-        return next((at for at, _ in self._requests.values()), None)
+    def oldest(self) -> tuple[float, K] | None:
+        """The request that waits longest, and when it was sent."""
+        return next(iter(self._requests.values()), None)
 
     def __len__(self) -> int:
         return len(self._requests)

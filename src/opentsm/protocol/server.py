@@ -117,6 +117,8 @@ class ServerSettings:
         persistence: seconds a session outlives its stream.
         inner_mtu: largest inner packet in bytes.
         software: our name and version, or None to say nothing.
+        epoch: another number in each server process: a client that resumes under another one knows that
+            nothing but its addresses was kept. None: never say.
     """
 
     services: frozenset[Service] = frozenset()
@@ -125,6 +127,7 @@ class ServerSettings:
     persistence: float = TUNNEL_PERSISTENCE_TIME
     inner_mtu: int = 1400
     software: str | None = None
+    epoch: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +136,26 @@ class Entropy:
 
     Args:
         tsid: a fresh random TSID that no session or reservation has, and not all ones.
-        secret: 32 fresh random bytes.
+        secret: the 32-byte resume secret of a TSID and a generation (``opentsm.protocol.resume``).
     """
 
     tsid: Callable[[], Tsid]
-    secret: Callable[[], bytes]
+    secret: Callable[[Tsid, int], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What has to survive of a configured session for its client to find it again after a restart.
+
+    Args:
+        tsid: of the stream tunnel. identity: who the client was authenticated as. lease: its inner addresses.
+        generation: of the newest resume secret handed out, as far as it was written down.
+    """
+
+    tsid: Tsid
+    identity: str
+    lease: Lease
+    generation: int
 
 
 def peek_resume(message: m.Message) -> Tsid | None:
@@ -168,14 +186,35 @@ class ServerSession:
         self._tsid: Tsid | None = None
         self._lease: Lease | None = None
         self._identity: str | None = None
-        self._secret: bytes | None = None
-        self._previous_secret: bytes | None = None
+        self._generations: tuple[int, ...] = ()
         self._observed: tuple[IpAddress, int] | None = None
         self._has_certificate = False
         self._resume_refusals = 0
         self._ending: Terminated | None = None
 
+    @classmethod
+    def restored(cls, settings: ServerSettings, kept: Kept, now: float, *, entropy: Entropy) -> ServerSession:
+        """A session of an earlier process, waiting for its client to come back.
+
+        Its client may hold the generation that was written down, the one before (the answer that carried the
+        newer one was lost), or the one after (the process ended before it was written).
+        """
+        session = cls(settings, entropy=entropy)
+        session._tsid, session._identity, session._lease = kept.tsid, kept.identity, kept.lease
+        session._generations = (max(0, kept.generation - 1), kept.generation, kept.generation + 1)
+        session._machine = Machine[Server, ServerInput](SERVER, Server.PERSISTENT, session)
+        session._core.emit(OpenSession(kept.lease.addresses))
+        session._arm(now + settings.persistence)
+        return session
+
     # -- outputs --------------------------------------------------------------------------------------
+
+    @property
+    def kept(self) -> Kept | None:
+        """What is worth keeping over a restart; None before the session is configured."""
+        if self._tsid is None or self._lease is None or self.state not in _LIVE:
+            return None
+        return Kept(self._tsid, self._identity or "", self._lease, self._generations[-1])
 
     @property
     def counts(self) -> Counter[str]:
@@ -247,7 +286,7 @@ class ServerSession:
             self._answer_wrong_state(path, message)
         else:
             if path is Path.STREAM:  # it speaks on the stream it resumed, so it has the new secret
-                self._previous_secret = None
+                self._generations = self._generations[-1:]
             getattr(self, "_on_" + rule.handler)(path, message, now)
 
     def datagram_ready(self, tsid: Tsid, now: float) -> bool:
@@ -326,7 +365,7 @@ class ServerSession:
 
         Changes nothing: a stranger who knows a TSID learns and harms nothing.
         """
-        return self._proved_secret(message, binding) is not None
+        return self._proved_generation(message, binding) is not None
 
     def resume(self, message: m.Message, now: float, *, binding: bytes, peer: SocketAddress) -> None:
         """Take the session over to a new stream, whatever became of the old one.
@@ -334,22 +373,24 @@ class ServerSession:
         Raises:
             LocalProtocolError: ``verify_resume`` does not hold.
         """
-        proved = self._proved_secret(message, binding)
+        proved = self._proved_generation(message, binding)
         if proved is None:
             raise LocalProtocolError("resume() needs verify_resume() to hold first")
         self._observed = endpoint(peer)
         # Until the client shows that it has the new secret, the one it proved stays good: the response
         # that carries the new one may be lost with its stream.
-        self._previous_secret, self._secret = proved, self._entropy.secret()
+        self._generations = (proved, self._generations[-1] + 1)
         self._machine.step(ServerInput.RESUME, now, message)
 
-    def _proved_secret(self, message: m.Message, binding: bytes) -> bytes | None:
+    def _proved_generation(self, message: m.Message, binding: bytes) -> int | None:
+        """The generation whose secret the message's proof was made with, if it is one that is still good."""
         if self.state not in _LIVE or self._tsid is None or peek_resume(message) != self._tsid:
             return None
         proof = getattr(message, "resume_proof", None)
-        for secret in (self._secret, self._previous_secret):
-            if secret is not None and proof is not None and proof_holds(proof, secret, self._tsid, binding):
-                return secret
+        for generation in reversed(self._generations):
+            secret = self._entropy.secret(self._tsid, generation)
+            if proof is not None and proof_holds(proof, secret, self._tsid, binding):
+                return generation
         return None
 
     # -- inputs: the server -------------------------------------------------------------------------------
@@ -501,7 +542,7 @@ class ServerSession:
         self._disarm()
         self._lease = lease
         self._tsid = self._entropy.tsid()
-        self._secret = self._entropy.secret()
+        self._generations = (0,)
         self._core.emit(OpenSession(lease.addresses))
         self._core.emit(AttachStream(self._tsid))
         self._core.send(Path.STREAM, self._configuration(self._request.sequence))
@@ -529,11 +570,12 @@ class ServerSession:
             keepalive_ms=milliseconds(settings.keepalive),
             keepalive_datagram_ms=milliseconds(settings.keepalive_datagram),
             inner_mtu=settings.inner_mtu,
-            resume_secret=self._secret,
+            resume_secret=self._entropy.secret(self._tsid, self._generations[-1]),
             observed_address=self._observed,
             offered_services=self._offered,
             persistence_ms=milliseconds(settings.persistence),
             software=settings.software,
+            server_epoch=settings.epoch,
         )
 
     @property

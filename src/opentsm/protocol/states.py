@@ -73,6 +73,7 @@ class ClientInput(enum.Enum):
     SERVER_STOPPING = "release request, shutting down"
     CLOSE = "application closes"
     RELEASE_ANSWERED = "release answered"
+    NETWORK_CHANGED = "network changed"
 
 
 def _client_rows() -> dict[tuple[Client, ClientInput], Row]:
@@ -87,9 +88,13 @@ def _client_rows() -> dict[tuple[Client, ClientInput], Row]:
         (s.ACTIVE, i.SERVER_RELEASED): Row(s.CLOSED, "end"),
         (s.ACTIVE, i.SERVER_STOPPING): Row(s.PERSISTENT, "drop_stream"),
         (s.ACTIVE, i.CLOSE): Row(s.RELEASING, "send_release"),
+        (s.ACTIVE, i.NETWORK_CHANGED): Row(s.ACTIVE, "look_for_another"),
+        (s.ACTIVE, i.STREAM_READY): Row(s.RESUMING, "move"),
+        (s.ACTIVE, i.CONNECT_FAILED): Row(s.ACTIVE, "look_again"),
         (s.PERSISTENT, i.STREAM_READY): Row(s.RESUMING, "send_resume"),
         (s.PERSISTENT, i.CONNECT_FAILED): Row(s.PERSISTENT, "reconnect"),
         (s.PERSISTENT, i.CLOSE): Row(s.CLOSED, "end"),
+        (s.PERSISTENT, i.NETWORK_CHANGED): Row(s.PERSISTENT, "look_for_another"),
         (s.RESUMING, i.GRANTED): Row(s.ACTIVE, "resumed"),
         (s.RESUMING, i.RESUME_REFUSED): Row(s.RECONFIGURING, "send_configuration"),
         (s.RECONFIGURING, i.GRANTED): Row(s.ACTIVE, "tunnel_up"),
@@ -108,6 +113,7 @@ def _client_rows() -> dict[tuple[Client, ClientInput], Row]:
         rows[state, i.SERVER_RELEASED] = Row(s.CLOSED, "end")
         rows[state, i.SERVER_STOPPING] = Row(s.PERSISTENT, "drop_stream")
         rows[state, i.CLOSE] = Row(s.CLOSED, "end")
+        rows[state, i.NETWORK_CHANGED] = Row(s.PERSISTENT, "redial")
     for given in (i.RELEASE_ANSWERED, i.STREAM_LOST, i.NO_ANSWER, i.SERVER_RELEASED, i.SERVER_STOPPING):
         rows[s.RELEASING, given] = Row(s.CLOSED, "end")
     return rows
@@ -150,6 +156,7 @@ class ClientDdtInput(enum.Enum):
     SERVER_RELEASED = "release request"
     RELEASED = "release answered"
     STREAM_LOST = "stream lost"
+    MOVED = "another network"
     RESET = "new tunnel, or the end"
 
 
@@ -195,6 +202,11 @@ def _client_ddt_rows() -> dict[tuple[ClientDdt, ClientDdtInput], Row]:
         rows[state, i.LOST] = Row(s.WAITING, "fail")
         rows[state, i.SERVER_RELEASED] = Row(s.WAITING, "fail")
         rows[state, i.RESERVED] = Row(s.OPENING, "open_another")
+    for state in (s.PROVING, s.UP, s.SILENT, s.LINGERING):
+        rows[state, i.MOVED] = Row(s.RELEASING, "release")
+    for state in (s.OPENING, s.CONFIGURING):
+        rows[state, i.MOVED] = Row(s.ABSENT, "drop")
+    rows[s.WAITING, i.MOVED] = Row(s.ABSENT, "retry")
     for state in s:
         rows[state, i.RESET] = Row(s.ABSENT, "reset")
     return rows

@@ -17,6 +17,7 @@ from opentsm.engine.pools import Lease
 from opentsm.engine.registry import Record, Registry
 from opentsm.errors import RemoteProtocolError
 from opentsm.protocol import actions as a
+from opentsm.protocol.resume import resume_secret
 from opentsm.protocol.server import peek_resume
 from opentsm.protocol.states import Server as State
 from opentsm.server.auth import Identity
@@ -66,6 +67,7 @@ class Hub:
         persistent, paired: clients without a stream, and clients with a datagram tunnel, by interface.
         offers: what each interface gives a client that comes now.
         on_left: told of each client that had a tunnel and is gone for good.
+        epoch: number of this process. resume_key: from which the resume secrets are made.
     """
 
     def __init__(self, plane: Plane) -> None:
@@ -85,6 +87,8 @@ class Hub:
         self.data_log: DataLog | None = None
         self.logged: frozenset[str] = frozenset()
         self.on_left: Callable[[Record[Peer]], None] = lambda record: None
+        self.epoch = secrets.randbits(64)
+        self.resume_key = secrets.token_bytes(32)
         self._sources: Counter[str] = Counter()
         self._session_ids = 0
         self._refusal_lines: deque[float] = deque(maxlen=REFUSALS_LOGGED)
@@ -209,9 +213,9 @@ class Hub:
             if tsid not in (0, UNASSIGNED_TSID) and self.registry.by_tsid(tsid) is None:
                 return tsid
 
-    def new_secret(self) -> bytes:
-        """A resume secret."""
-        return secrets.token_bytes(32)
+    def resume_secret(self, tsid: Tsid, generation: int) -> bytes:
+        """A session's resume secret of a generation."""
+        return resume_secret(self.resume_key, tsid, generation)
 
     def new_session_id(self) -> int:
         """The next id of a session in the user plane."""

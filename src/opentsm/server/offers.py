@@ -82,9 +82,10 @@ def _meant(flow: DataFlow, interface: Interface) -> bool:
     return flow.realm is None or flow.realm.name == interface.realm.name
 
 
-def make_offers(settings: Settings, leases: Leases) -> dict[str, Offer]:
-    """What each interface gives new tunnels under these settings."""
-    return {interface.name: _offer(interface, settings, leases) for interface in settings.interfaces.values()}
+def make_offers(settings: Settings, leases: Leases, *, epoch: int | None = None) -> dict[str, Offer]:
+    """What each interface gives new tunnels under these settings, from a process of this number."""
+    interfaces = settings.interfaces.values()
+    return {interface.name: _offer(interface, settings, leases, epoch) for interface in interfaces}
 
 
 def shared_rates(settings: Settings) -> tuple[str, ...]:
@@ -99,7 +100,7 @@ def tunnel_limit(interface: Interface) -> int:
     return interface.max_tunnels or MAX_TUNNELS_PER_INTERFACE
 
 
-def _offer(interface: Interface, settings: Settings, leases: Leases) -> Offer:
+def _offer(interface: Interface, settings: Settings, leases: Leases, epoch: int | None) -> Offer:
     probe = STREAM_PROBE
     timers = settings.timers
     if timers.keepalive_timer:
@@ -113,6 +114,7 @@ def _offer(interface: Interface, settings: Settings, leases: Leases) -> Offer:
             persistence=timers.tunnel_persistence_time,
             inner_mtu=INNER_MTU,
             software=f"OpenTSM/{opentsm.__version__}",
+            epoch=epoch,
         ),
         pools=leases.of_interface(interface),
         sbc=settings.sbc_of(interface.realm),

@@ -21,6 +21,7 @@ from opentsm.engine.addresses import Family
 from opentsm.engine.pools import Lease as PoolLease
 from opentsm.engine.pools import PoolExhausted
 from opentsm.errors import RemoteProtocolError
+from opentsm.limits import REPLACED_LINGER
 from opentsm.protocol import actions as a
 from opentsm.protocol.server import Entropy, ServerSession, peek_resume
 from opentsm.protocol.states import Server as State
@@ -98,6 +99,7 @@ class Peer:
         "_certificate",
         "_counted",
         "_folded",
+        "_former",
         "_lease",
         "_malformed",
         "_opened",
@@ -136,6 +138,7 @@ class Peer:
         self.since = 0.0
         self.gone = False
         self._certificate = ready.peer_certificate
+        self._former: int | None = None
         self._lease: PoolLease | None = None
         self._opened = False
         self._arrived = False
@@ -147,7 +150,9 @@ class Peer:
         self._counted = 0
         self._tokens = float(MESSAGE_BURST)
         self._tokens_at = hub.now()
-        self.session = ServerSession(offer.session, entropy=Entropy(tsid=hub.new_tsid, secret=hub.new_secret))
+        self.session = ServerSession(
+            offer.session, entropy=Entropy(tsid=hub.new_tsid, secret=hub.resume_secret)
+        )
 
     # -- entry points -----------------------------------------------------------------------------------
 
@@ -213,6 +218,7 @@ class Peer:
     def take_stream(self, other: Peer, message: Message) -> None:
         """The client is back on the stream that ``other`` was made for; its proof has been verified."""
         assert other.stream is not None
+        self._former = self.stream
         self.stream, self.outer, self.tls_version = other.stream, other.outer, other.tls_version
         self.hub.plane.watch_tunnel(self.stream, self.on_event)
         self.hub.log_message(self, Path.STREAM, "in", message)
@@ -399,7 +405,12 @@ class Peer:
         if self.stream is None:
             return  # it ended while we decided; path_lost is on its way
         try:
-            self.hub.core.attach(self.session_id, self.stream, action.tsid)
+            former, self._former = self._former, None
+            linger = former is not None
+            self.hub.core.attach(self.session_id, self.stream, action.tsid, fresh=action.fresh, linger=linger)
+            if former is not None:
+                close = functools.partial(self.hub.core.close, former, reason="replaced")
+                self.hub.loop.call_later(REPLACED_LINGER, close)
             self.hub.core.set_idle(self.stream, idle_ms=self.offer.idle_stream)
             if self.offer.probe_stream:
                 silence = self.offer.probe_stream * PROBES_PER_TIMER

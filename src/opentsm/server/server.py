@@ -304,7 +304,7 @@ class Server:
         self.hub.leases.load(settings, self.hub.held_addresses(), self.hub.now())
         for interface in settings.interfaces.values():
             self.hub.registry.set_limit(interface.name, interface.max_tunnels)
-        self.hub.offers = make_offers(settings, self.hub.leases)
+        self.hub.offers = make_offers(settings, self.hub.leases, epoch=self.hub.epoch)
         self.hub.set_logged(settings)
         for name in shared_rates(settings):
             _log.warning("rates hold for each client by itself, not for its group", data_flow=name)

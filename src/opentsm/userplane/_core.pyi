@@ -321,10 +321,14 @@ class UserPlane:
     def session_close(self, session: int) -> None:
         """Forget the session, its routes, rows, reservations and sockets; close its tunnels."""
 
-    def attach(self, session: int, tunnel: int, tsid: int) -> None:
+    def attach(
+        self, session: int, tunnel: int, tsid: int, *, fresh: bool = False, linger: bool = False
+    ) -> None:
         """The tunnel may carry the session's packets from now on, and control messages on it must
         bear ``tsid``. A session has at most one live tunnel of each kind; a newer one takes over and
-        the older is closed with reason ``replaced``."""
+        the older is closed with reason ``replaced``. ``fresh``: the peer has just begun and numbers its
+        sequenced media from the start. ``linger``: the older one is sent on no more, but what is on its way
+        on it is still taken until the caller closes it."""
 
     def capture(self, session: int, path: str | None) -> None:
         """Write the session's inner packets to a pcap file (LINKTYPE_RAW); None stops."""

@@ -75,6 +75,7 @@ LAYOUTS: Final = (
             ("persistence_ms", t.PERSISTENCE),
             ("retry_after_ms", t.RETRY_AFTER),
             ("software", t.SOFTWARE),
+            ("server_epoch", t.SERVER_EPOCH),
             ("padding", t.PADDING),
         ),
         ("code",),

@@ -94,6 +94,7 @@ class ConfigurationResponse(Message):
     persistence_ms: int | None = None
     retry_after_ms: int | None = None
     software: str | None = None
+    server_epoch: int | None = None
     padding: int | None = None
 
 

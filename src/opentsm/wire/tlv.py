@@ -274,6 +274,7 @@ PERSISTENCE: Final = Tlv(25, "persistence-time", _pack_u32, _unpack_u32)
 PATH_QUALITY: Final = Tlv(26, "path-quality", _pack_quality, _unpack_quality, repeats=True)
 RETRY_AFTER: Final = Tlv(27, "retry-after", _pack_u32, _unpack_u32)
 SOFTWARE: Final = Tlv(28, "software", *_text(0))
+SERVER_EPOCH: Final = Tlv(36, "server-epoch", _pack_u64, _unpack_u64)
 PADDING: Final = Tlv(40, "padding", _pack_padding, _unpack_padding)
 
 ALL_TLVS: Final[dict[int, Tlv]] = {

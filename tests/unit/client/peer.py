@@ -20,6 +20,7 @@ from typing import Any
 from opentsm.admin.certificates import Issued, create_authority, issue_server
 from opentsm.errors import RemoteProtocolError
 from opentsm.protocol import actions as a
+from opentsm.protocol.resume import resume_secret
 from opentsm.protocol.server import Entropy, ServerSession, ServerSettings, peek_resume
 from opentsm.types import Code, Path, Service, Tsid
 from opentsm.userplane._core import ControlMessage, DatagramReady, StreamReady, TunnelClosed
@@ -182,7 +183,8 @@ class Peer:
         self.loop = asyncio.get_running_loop()
         self.settings = ServerSettings(services=services, keepalive=5.0)
         self.entropy = Entropy(
-            tsid=lambda: Tsid(int.from_bytes(os.urandom(7), "big") + 1), secret=lambda: os.urandom(32)
+            tsid=lambda: Tsid(int.from_bytes(os.urandom(7), "big") + 1),
+            secret=functools.partial(resume_secret, os.urandom(32)),
         )
         self.clients: dict[Tsid, Client] = {}
         self.events: list[a.SessionEvent] = []

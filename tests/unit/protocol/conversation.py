@@ -169,8 +169,9 @@ class ServerTalk(Talk):
 
     def __init__(self, services: Sequence[Service] = (Service.SIP, Service.DDT), **settings: Any) -> None:
         self._tsids = iter(Tsid(n) for n in (STREAM_TSID, *range(0xD1, 0x1000)))
-        self._secrets = iter(bytes([n]) * 32 for n in range(1, 100))
-        entropy = Entropy(tsid=lambda: next(self._tsids), secret=lambda: next(self._secrets))
+        entropy = Entropy(
+            tsid=lambda: next(self._tsids), secret=lambda tsid, generation: bytes([generation + 1]) * 32
+        )
         chosen = ServerSettings(services=frozenset(services), persistence=60.0, **settings)
         super().__init__(ServerSession(chosen, entropy=entropy))
         self._sequence = 0

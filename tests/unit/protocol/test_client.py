@@ -7,7 +7,14 @@ from ipaddress import IPv4Interface
 import pytest
 
 from opentsm.errors import LocalProtocolError
-from opentsm.limits import RECONNECT_MAX, RECONNECT_MIN, REQUEST_TIMEOUT_STREAM
+from opentsm.limits import (
+    RECONNECT_EAGER,
+    RECONNECT_EAGER_TIME,
+    RECONNECT_FIRST,
+    RECONNECT_MAX,
+    REQUEST_TIMEOUT_STREAM,
+    RESUME_ANSWER,
+)
 from opentsm.protocol import actions as a
 from opentsm.protocol.client import RELEASE_TIMEOUT, RETRY_AFTER_MAX
 from opentsm.protocol.resume import proof_holds
@@ -115,16 +122,147 @@ def test_a_lost_stream_makes_the_session_persistent_and_asks_for_another() -> No
     assert talk.session.state is Client.PERSISTENT
     assert talk.told(a.StreamLost) == [a.StreamLost("reset")]
     (reconnect,) = talk.did(a.Reconnect)
-    assert RECONNECT_MIN / 2 <= reconnect.after <= RECONNECT_MIN
+    assert 0 <= reconnect.after <= RECONNECT_FIRST
 
 
-def test_reconnects_back_off_to_a_ceiling() -> None:
+def test_reconnects_back_off_to_a_low_ceiling_and_much_later_to_a_high_one() -> None:
     talk = lost(ClientTalk().connect())
     for _ in range(30):
         talk.call("connect_failed", "refused")
     waits = [reconnect.after for reconnect in talk.did(a.Reconnect)]
     assert waits == sorted(waits)
-    assert waits[-1] == RECONNECT_MAX * 0.75  # the jitter given to this client is one half
+    assert waits[-1] == RECONNECT_EAGER * 0.75  # the jitter given to this client is one half
+    talk.wait(RECONNECT_EAGER_TIME)
+    talk.call("connect_failed", "refused")
+    assert talk.did(a.Reconnect)[-1].after == RECONNECT_MAX * 0.75
+
+
+def test_a_resume_that_is_swallowed_is_tried_anew_soon() -> None:
+    talk = lost(ClientTalk().connect())
+    back(talk)
+    talk.wait(RESUME_ANSWER)
+    assert talk.session.state is Client.PERSISTENT
+    assert talk.did(a.Reconnect)
+
+
+# -- another network --------------------------------------------------------------------------------------
+
+
+def test_in_another_network_the_old_stream_is_kept_until_the_new_one_has_its_place() -> None:
+    talk = ClientTalk().connect()
+    talk.call("network_changed")
+    assert talk.order == ["Reconnect"]
+    assert talk.did(a.Reconnect) == [a.Reconnect(0.0)]
+    assert talk.session.state is Client.ACTIVE
+    talk.clear()
+    request = back(talk)
+    assert request.resume_proof is not None
+    assert proof_holds(request.resume_proof, SECRET, STREAM_TSID, b"B" * 32)
+    assert not talk.did(a.CloseTunnel)
+    talk.configure(secret=b"n" * 32)
+    assert talk.did(a.AttachStream) == [a.AttachStream(STREAM_TSID)]
+    assert talk.told(a.Resumed)
+    assert not talk.told(a.StreamLost), "it was never without one"
+
+
+def test_the_ddt_is_made_anew_in_the_new_network_without_waiting() -> None:
+    talk = ClientTalk().with_ddt(FLOW)
+    talk.call("network_changed")
+    back(talk)
+    assert not talk.did(a.CloseTunnel), "until there is a stream the old DDT may be the only path that works"
+    talk.configure()
+    assert talk.session.path(FLOW) is Path.STREAM
+    assert talk.said(m.ReleaseRequest)[0].tunnel_id == DDT_TSID
+    assert not talk.did(a.CloseTunnel), "what is on its way on it is still taken"
+    talk.answer_all(tunnel_id=Tsid(0xD2))
+    assert talk.did(a.CloseTunnel) == [a.CloseTunnel(Path.DATAGRAM, "released")]
+    talk.open_ddt(Tsid(0xD2))
+    assert talk.session.path(FLOW) is Path.DATAGRAM
+
+
+def test_a_stream_whose_own_address_is_gone_is_given_up() -> None:
+    talk = ClientTalk().connect()
+    talk.call("network_changed", lost=True)
+    assert talk.did(a.CloseTunnel) == [a.CloseTunnel(Path.STREAM, "network-changed")]
+    assert talk.told(a.StreamLost) == [a.StreamLost("network-changed")]
+    assert talk.did(a.Reconnect)[0].after <= RECONNECT_FIRST
+
+
+def test_a_change_in_the_middle_of_a_resume_begins_it_anew() -> None:
+    talk = lost(ClientTalk().connect())
+    back(talk)
+    talk.clear()
+    talk.call("network_changed")
+    assert talk.did(a.CloseTunnel) == [a.CloseTunnel(Path.STREAM, "network-changed")]
+    assert talk.did(a.Reconnect) == [a.Reconnect(0.0)]
+    assert talk.session.state is Client.PERSISTENT
+
+
+def test_a_change_ends_the_waiting_for_the_next_attempt() -> None:
+    talk = lost(ClientTalk().connect())
+    for _ in range(10):
+        talk.call("connect_failed", "unreachable")
+    talk.clear()
+    talk.call("network_changed")
+    assert talk.did(a.Reconnect) == [a.Reconnect(0.0)]
+
+
+def test_a_new_network_that_lets_nothing_through_is_given_up_for_the_old_one() -> None:
+    talk = ClientTalk().connect()
+    talk.call("network_changed")
+    for _ in range(20):
+        talk.call("connect_failed", "timeout")
+    assert talk.session.state is Client.ACTIVE
+    assert 2 < len(talk.did(a.Reconnect)) < 10
+    assert not talk.did(a.CloseTunnel)
+
+
+def test_the_old_stream_may_end_while_the_new_one_is_made() -> None:
+    talk = ClientTalk().connect()
+    talk.call("network_changed")
+    lost(talk)
+    assert talk.told(a.StreamLost)
+    back(talk)
+    talk.configure()
+    assert talk.told(a.Resumed)
+    assert talk.session.state is Client.ACTIVE
+
+
+# -- a server that was restarted ----------------------------------------------------------------------------
+
+
+def test_a_restarted_server_that_kept_our_address_is_told_our_flows_anew() -> None:
+    talk = ClientTalk()
+    talk.call("stream_ready", binding=BINDING)
+    talk.configure(server_epoch=1)
+    talk.call("set_mode", FLOW, PathMode.DATAGRAM)
+    talk.answer_all()
+    talk.open_ddt()
+    lost(talk)
+    back(talk)
+    talk.configure(server_epoch=2)
+    assert talk.did(a.AttachStream) == [a.AttachStream(STREAM_TSID, fresh=True)]
+    assert talk.told(a.Resumed)
+    assert not talk.told(a.TunnelUp)
+    assert talk.did(a.CloseTunnel) == [a.CloseTunnel(Path.DATAGRAM, "server-restarted")]
+    assert not talk.said(m.ReleaseRequest), "it knows of no DDT"
+    assert [request.flows for request in talk.said(m.ServiceRequest)] == [(FLOW,)]
+
+
+def test_the_same_process_is_not_told_anything_twice() -> None:
+    talk = ClientTalk()
+    talk.call("stream_ready", binding=BINDING)
+    talk.configure(server_epoch=1)
+    talk.call("set_mode", FLOW, PathMode.DATAGRAM)
+    talk.answer_all()
+    talk.open_ddt()
+    lost(talk)
+    back(talk)
+    talk.configure(server_epoch=1)
+    assert talk.did(a.AttachStream) == [a.AttachStream(STREAM_TSID)]
+    assert not talk.did(a.CloseTunnel)
+    assert not talk.said(m.ServiceRequest)
+    assert talk.session.path(FLOW) is Path.DATAGRAM
 
 
 def test_the_proof_is_made_for_the_old_tsid_and_the_new_connection() -> None:

@@ -42,7 +42,8 @@ def test_an_answer_is_taken_once() -> None:
     assert requests.full
     assert requests.take(7) == "seven"
     assert requests.take(7) is None
-    assert requests.oldest == 2.0
+    assert requests.oldest is not None
+    assert requests.oldest[0] == 2.0
     assert requests.clear() == ["eight"]
     assert len(requests) == 0
     assert not requests.full

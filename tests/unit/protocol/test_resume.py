@@ -7,7 +7,7 @@ import hmac
 
 import pytest
 
-from opentsm.protocol.resume import NO_BINDING, proof_holds, resume_proof
+from opentsm.protocol.resume import NO_BINDING, proof_holds, resume_proof, resume_secret
 from opentsm.types import Tsid
 
 SECRET, BINDING, TSID = b"k" * 32, b"b" * 32, Tsid(0x0102030405060708)
@@ -31,3 +31,12 @@ def test_a_proof_is_worth_nothing_anywhere_else(secret: bytes, tsid: Tsid, bindi
 @pytest.mark.parametrize("proof", [b"", PROOF[:-1], PROOF + b"\0", bytes(32)])
 def test_a_damaged_proof_does_not_hold(proof: bytes) -> None:
     assert not proof_holds(proof, SECRET, TSID, BINDING)
+
+
+def test_each_session_and_generation_has_a_secret_of_its_own() -> None:
+    master = b"m" * 32
+    made = {resume_secret(master, Tsid(tsid), number) for tsid in range(1, 20) for number in range(20)}
+    made |= {resume_secret(b"n" * 32, Tsid(1), 0)}
+    assert len(made) == 19 * 20 + 1
+    assert all(len(secret) == 32 for secret in made)
+    assert resume_secret(master, TSID, 1) != resume_proof(master, TSID, (1).to_bytes(8, "big"))

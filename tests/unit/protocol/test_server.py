@@ -10,7 +10,14 @@ from opentsm.errors import LocalProtocolError
 from opentsm.limits import CONFIGURATION_DEADLINE
 from opentsm.protocol import actions as a
 from opentsm.protocol.resume import resume_proof
-from opentsm.protocol.server import RELEASE_TIMEOUT, RESUME_REFUSALS, peek_resume
+from opentsm.protocol.server import (
+    RELEASE_TIMEOUT,
+    RESUME_REFUSALS,
+    Kept,
+    ServerSession,
+    ServerSettings,
+    peek_resume,
+)
 from opentsm.protocol.states import Server, ServerDdt
 from opentsm.types import UNASSIGNED_TSID, Code, Path, Service, ServiceAction, Tsid
 from opentsm.wire import messages as m
@@ -425,3 +432,56 @@ def test_a_closed_session_does_nothing_any_more() -> None:
     talk.call("terminate", Code.SHUTTING_DOWN)
     talk.call("tick")
     assert talk.log == []
+
+
+# -- a session of an earlier process ------------------------------------------------------------------------
+
+
+def restored(generation: int, *, persistence: float = 60.0) -> ServerTalk:
+    """A session that was written down with this generation, in a new process."""
+    talk = ServerTalk()
+    kept = Kept(STREAM_TSID, "alice", LEASE, generation)
+    settings = ServerSettings(persistence=persistence, epoch=7)
+    entropy = talk.session._entropy
+    talk.session = ServerSession.restored(settings, kept, talk.now, entropy=entropy)
+    talk.log = talk.session.actions()
+    return talk
+
+
+def test_what_is_kept_of_a_session_brings_it_back() -> None:
+    before = ServerTalk().connect()
+    resumed(before, 1)
+    kept = before.session.kept
+    assert kept == Kept(STREAM_TSID, "alice", LEASE, 1)
+    talk = restored(kept.generation)
+    assert talk.did(a.OpenSession) == [a.OpenSession(LEASE.addresses)]
+    message = resume(talk, 2)
+    assert verifies(talk, message)
+    talk.call("resume", message, binding=NEW_BINDING, peer=NEW_PEER)
+    (answer,) = talk.said(m.ConfigurationResponse)
+    assert (answer.tsid, answer.inner_ipv4, answer.inner_ipv6) == (STREAM_TSID, IPV4, IPV6)
+    assert answer.server_epoch == 7
+    assert answer.resume_secret not in (None, bytes([1]) * 32, bytes([2]) * 32, bytes([3]) * 32)
+    assert talk.session.identity == "alice"
+
+
+@pytest.mark.parametrize(("secret", "good"), [(3, False), (4, True), (5, True), (6, True), (7, False)])
+def test_a_write_or_an_answer_that_was_lost_with_the_process_costs_nothing(secret: int, good: bool) -> None:
+    talk = restored(4)  # generation n has the secret n + 1 here
+    assert verifies(talk, resume(talk, secret)) is good
+
+
+def test_of_a_restored_session_too_only_the_newest_secret_stays_good() -> None:
+    talk = restored(4)
+    resumed(talk, 5)
+    talk.hear(Path.STREAM, m.KeepaliveRequest(tsid=STREAM_TSID, sequence=9))
+    assert [n for n in range(1, 12) if verifies(talk, resume(talk, n))] == [7]
+
+
+def test_a_client_that_does_not_come_back_after_a_restart_loses_its_address_in_the_usual_time() -> None:
+    talk = restored(0)
+    talk.wait(59)
+    assert not talk.did(a.SessionClosed)
+    talk.wait(1)
+    assert talk.did(a.ReleaseLease) == [a.ReleaseLease(LEASE)]
+    assert talk.session.kept is None

@@ -69,15 +69,16 @@ GOLDEN: list[tuple[m.Message, str]] = [
             persistence_ms=330000,
             retry_after_ms=5,
             software="y",
+            server_epoch=0x0807060504030201,
             padding=0,
         ),
-        "1000021201020304050607080000000100010002000000020000"
+        "1000021301020304050607080000000100010002000000020000"
         "000900050a00000210 000a0011fd00000000000000000000000000000240"
         "000b00040a000001 000b0010fd000000000000000000000000000001 000c00060a00000313c4"
         "000d000400007530 000e0004000003e8 000f00020578"
         "001000200000000000000000000000000000000000000000000000000000000000000000"
         "0012001220010db800000000000000000000000101bb 000800020001 000800020003"
-        "0019000400050910 001b000400000005 001c000179 00280000",
+        "0019000400050910 001b000400000005 001c000179 002400080807060504030201 00280000",
     ),
     (
         m.ReleaseRequest(
@@ -210,6 +211,7 @@ any_message = st.one_of(
         observed_address=st.none() | endpoints,
         offered_services=service_lists,
         persistence_ms=st.none() | u32,
+        server_epoch=st.none() | u64,
         retry_after_ms=st.none() | u32,
         software=st.none() | texts,
         padding=st.none() | st.integers(0, MAX_PADDING),
