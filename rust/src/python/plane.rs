@@ -707,10 +707,17 @@ impl UserPlane {
         relays::open(&self.engine, ends, [core_a, core_b], Follow { rtp, rtcp }).map_err(|e| os_error(&e))
     }
 
-    #[pyo3(signature = (relay, *, remote_a = None, remote_b = None))]
-    fn relay_update(&self, relay: u64, remote_a: Far, remote_b: Far) -> PyResult<()> {
+    #[pyo3(signature = (relay, *, remote_a = None, remote_b = None, follow = None))]
+    fn relay_update(
+        &self,
+        relay: u64,
+        remote_a: Far,
+        remote_b: Far,
+        follow: Option<(bool, bool)>,
+    ) -> PyResult<()> {
         let known = self.engine.relays.get(relay).ok_or_else(|| unknown("relay", relay))?;
-        known.update([far_socket(&remote_a)?, far_socket(&remote_b)?]);
+        let follow = follow.map(|(rtp, rtcp)| Follow { rtp, rtcp });
+        known.update([far_socket(&remote_a)?, far_socket(&remote_b)?], follow);
         Ok(())
     }
 

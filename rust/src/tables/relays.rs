@@ -224,7 +224,7 @@ pub struct Follow {
 #[derive(Debug)]
 pub struct Relay {
     pub id: u64,
-    follow: Follow,
+    follow: Mutex<Follow>,
     legs: Mutex<[Leg; 2]>,
     core: [Option<CoreSocket>; 2],
 }
@@ -237,8 +237,11 @@ pub struct Onward {
 }
 
 impl Relay {
-    /// Set the parties that are given, forgetting what was learned of them.
-    pub fn update(&self, remotes: [Option<SocketAddr>; 2]) {
+    /// Set the parties that are given, forgetting what was learned of them, and what is read from now on.
+    pub fn update(&self, remotes: [Option<SocketAddr>; 2], follow: Option<Follow>) {
+        if let Some(follow) = follow {
+            *self.follow.lock() = follow;
+        }
         for (leg, remote) in self.legs.lock().iter_mut().zip(remotes) {
             if remote.is_some() {
                 leg.remote = remote;
@@ -274,12 +277,13 @@ impl Relay {
         let [a, b] = &mut *legs;
         let (here, there) = if side == 0 { (a, b) } else { (b, a) };
         here.admit_or_count(source)?;
+        let follow = *self.follow.lock();
         here.reception.count(payload.len(), path == 1, now_us);
         if rtcp::is_rtcp(payload) {
-            if self.follow.rtcp {
+            if follow.rtcp {
                 here.reports.hear(payload, there.reports.sent(), now_us);
             }
-        } else if self.follow.rtp {
+        } else if follow.rtp {
             here.reception.follow(payload, now_us);
         }
         let Some(to) = there.target() else {
@@ -330,7 +334,7 @@ impl Relays {
             return Err(RelayError::InUse);
         }
         let legs = [Leg::new(&ends[0]), Leg::new(&ends[1])];
-        let relay = Arc::new(Relay { id, follow, legs: Mutex::new(legs), core });
+        let relay = Arc::new(Relay { id, follow: Mutex::new(follow), legs: Mutex::new(legs), core });
         for (side, key) in keys.into_iter().enumerate() {
             let place = (Arc::clone(&relay), side);
             match relay.core(side) {
@@ -429,7 +433,7 @@ mod tests {
         assert!(send(&relay, 0, "10.0.0.2:5555", b"x", 0).is_ok());
         assert_eq!(send(&relay, 0, "10.0.0.2:5000", b"x", 0), Err(Counter::RelayWrongSource));
         assert_eq!(send(&relay, 1, "10.0.0.3:6000", b"x", 0).unwrap().to, at("10.0.0.2:5555"));
-        relay.update([Some(at("10.0.0.2:7000")), None]);
+        relay.update([Some(at("10.0.0.2:7000")), None], None);
         assert_eq!(send(&relay, 1, "10.0.0.3:6000", b"x", 0).unwrap().to, at("10.0.0.2:7000"));
         assert_eq!(relay.legs()[0].dropped, 2);
     }
@@ -485,9 +489,19 @@ mod tests {
         assert_eq!(send(&relay, 1, "10.0.0.3:6000", b"x", 0), Err(Counter::RelayWrongSource));
         let leg = relay.legs()[1];
         assert_eq!((leg.wrong, leg.stranger), (2, Some(at("10.0.0.3:6000"))));
-        relay.update([None, Some(at("10.0.0.3:7000"))]);
+        relay.update([None, Some(at("10.0.0.3:7000"))], None);
         assert!(send(&relay, 1, "10.0.0.3:6000", b"x", 0).is_ok(), "the answer decides");
         assert_eq!(send(&relay, 1, "10.0.0.4:6000", b"x", 0), Err(Counter::RelayWrongSource));
+    }
+
+    #[test]
+    fn fax_after_speech_is_not_taken_for_rtp() {
+        let relay = relay().get(1).unwrap();
+        assert!(send(&relay, 0, "10.0.0.2:5000", &rtp(1, 160), 0).is_ok());
+        relay.update([None, None], Some(Follow::default()));
+        assert!(send(&relay, 0, "10.0.0.2:5000", &rtp(9_000, 0), 0).is_ok());
+        let reception = relay.legs()[0].reception;
+        assert_eq!((reception.packets, reception.lost()), (2, 0));
     }
 
     #[test]

@@ -48,11 +48,12 @@ class OpenRelay:
 
 @dataclass(frozen=True, slots=True)
 class UpdateRelay:
-    """Other parties; None leaves a side as it is."""
+    """Other parties, or other things to read; None leaves them as they are."""
 
     key: RelayKey
     remote_a: SocketAddress | None
     remote_b: SocketAddress | None
+    follow: tuple[bool, bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,14 +9,15 @@ from typing import Any
 
 from opentsm.engine.quality import Codec
 
+from .actions import RelayKey
 from .dialogs import Call, Party
 from .parties import Side
-from .quality import Counts, Direction, LegCounts, PathTrace, codec_for, direction
+from .quality import Counts, Direction, LegCounts, PathTrace, codec_for, direction, reported
 
 
 def make_record(
     call: Call,
-    relays: Sequence[Counts],
+    relays: Sequence[tuple[RelayKey, Counts]],
     traces: Mapping[Side, PathTrace],
     *,
     epoch: float,
@@ -25,24 +26,26 @@ def make_record(
     """The record of an ended call, ready for JSON.
 
     Args:
-        relays: last numbers of its RTP relays; empty if media was not relayed.
+        relays: last numbers of its relays; empty if media was not relayed.
         traces: which path each party's media came by, over time.
         epoch: what to add to the core's clock to get seconds since 1970.
-        network_delay_ms: one way between the parties' tunnels, for the E-model.
+        network_delay_ms: one way between the parties' tunnels, for the E-model, where their RTCP does not
+        tell.
     """
     ended = call.ended if call.ended is not None else call.started
     answered = call.answered
     codec = codec_for(call.media.codec)
-    heard = {
-        Side.CALLER: _direction([relay.a for relay in relays], codec, network_delay_ms),
-        Side.CALLEE: _direction([relay.b for relay in relays], codec, network_delay_ms),
-    }
+    legs = {Side.CALLER: _Legs(call, relays, "a"), Side.CALLEE: _Legs(call, relays, "b")}
+    trips = [legs[side].round_trip_ms for side in Side]
+    delay = sum(trip for trip in trips if trip is not None) / 2.0 if None not in trips else network_delay_ms
     return {
         "call_id": _text(call.key.call_id),
         "caller": _text(call.caller.aor),
         "callee": _text(call.callee.aor),
         "caller_tunnel": _tunnel(call.caller),
         "callee_tunnel": _tunnel(call.callee),
+        "caller_trunk": call.caller.trunk or None,
+        "callee_trunk": call.callee.trunk or None,
         "started": _time(call.started + epoch),
         "answered": _time(answered + epoch) if answered is not None else None,
         "ended": _time(ended + epoch),
@@ -53,18 +56,34 @@ def make_record(
         "reason": call.reason,
         "code": call.code,
         "codec": _text(call.media.codec),
+        "media": [{"kind": _text(kind), "codec": _text(name)} for kind, name in call.media.kinds.values()],
         "sdp_corrected": call.media.corrected,
-        "from_caller": heard[Side.CALLER],
-        "from_callee": heard[Side.CALLEE],
+        "from_caller": _direction(call, legs, Side.CALLER, codec, delay),
+        "from_callee": _direction(call, legs, Side.CALLEE, codec, delay),
         "path": {side.value: traces[side].changes if side in traces else [] for side in Side},
     }
 
 
-def _direction(legs: Sequence[LegCounts], codec: Codec, delay: float) -> dict[str, Any] | None:
-    if not legs:
+class _Legs:
+    """One party's side of a call's relays: of what is spoken, or where nothing is, of all media."""
+
+    def __init__(self, call: Call, relays: Sequence[tuple[RelayKey, Counts]], leg: str) -> None:
+        spoken = [one for one in relays if call.media.kinds.get(one[0].stream, ("",))[0] == "audio"]
+        chosen = [(key.part, getattr(counts, leg)) for key, counts in spoken or relays]
+        self.media: list[LegCounts] = [counts for part, counts in chosen if part == "rtp"]
+        self.all: list[LegCounts] = [counts for _, counts in chosen]
+        trips = [counts.rtt_us for counts in self.all if counts.rtt_us]
+        self.round_trip_ms = trips[-1] / 1000.0 if trips else None
+
+
+def _direction(
+    call: Call, legs: Mapping[Side, _Legs], side: Side, codec: Codec, delay: float
+) -> dict[str, Any] | None:
+    if not legs[side].media:
         return None
-    judged: Direction = direction(legs, codec, delay)
-    return dataclasses.asdict(judged)
+    judged: Direction = direction(legs[side].media, codec, delay)
+    told = reported(legs[side.other].all, judged.packets - judged.dropped, call.media.codec)
+    return dataclasses.asdict(judged) | {"reported": dataclasses.asdict(told) if told is not None else None}
 
 
 def _tunnel(party: Party) -> dict[str, str] | None:

@@ -127,12 +127,14 @@ class MediaSession:
 
     Attributes:
         corrected: how many ``c=`` addresses were put right.
+        kinds: kind and codec of each m-line that was ever in use, by its place. codec: of what is spoken.
     """
 
     def __init__(self, call: int, pools: Pools, caller: Leg, callee: Leg, *, anchoring: bool) -> None:
         self.legs = {Side.CALLER: caller, Side.CALLEE: callee}
         self.corrected = 0
         self.codec = ""
+        self.kinds: dict[int, tuple[str, str]] = {}
         self._call = call
         self._pools = pools
         self._anchoring = anchoring
@@ -210,8 +212,11 @@ class MediaSession:
         if self._offer is not None and self._offer[0] is side.other:
             self._set(side.other, self._offer[1])
         self._set(side, wanted)
-        if description.media:
-            self.codec = next((line.codec for line in description.media if line.port), self.codec)
+        for index, line in enumerate(description.media):
+            if line.port:
+                self.kinds[index] = (line.kind.lower(), line.codec)
+        spoken = [codec for kind, codec in self.kinds.values() if kind == "audio"]
+        self.codec = next(iter(spoken or [codec for _, codec in self.kinds.values()]), "")
         return self._rewritten(side, description, places), self._compile()
 
     def preview(self, side: Side, description: Description) -> Description:
@@ -325,10 +330,14 @@ class MediaSession:
             gone: list[MediaAction] = [CloseRelay(have.key)] if have is not None else []
             return [*gone, self._open(index, part, locals_, (a, b))]
         new_a, new_b = a if a != have.remote_a else None, b if b != have.remote_b else None
-        if new_a is None and new_b is None:
+        rtp, rtcp = self._follow(stream, part)
+        follow = (rtp, rtcp) if (rtp, rtcp) != (have.rtp, have.rtcp) else None
+        if new_a is None and new_b is None and follow is None:
             return []
-        stream.relays[part] = replace(have, remote_a=a or have.remote_a, remote_b=b or have.remote_b)
-        return [UpdateRelay(have.key, new_a, new_b)]
+        stream.relays[part] = replace(
+            have, remote_a=a or have.remote_a, remote_b=b or have.remote_b, rtp=rtp, rtcp=rtcp
+        )
+        return [UpdateRelay(have.key, new_a, new_b, follow)]
 
     def _open(
         self,

@@ -181,11 +181,12 @@ class Proxy:
         if transaction is None:
             self._shared.note("stray-response", code=response.code, call_id=essentials.call_id)
             return
+        # On a reliable transport a final answer is the end of the transaction, and its branch is forgotten.
+        found = self._branches.get(key)
         outputs, tell = self._shared.transactions.response(now, transaction, response)
         self.carry_out(now, outputs)
-        if tell and key in self._branches:
-            context, branch = self._branches[key]
-            self._answered(now, hop, context, branch, response, essentials)
+        if tell and found is not None:
+            self._answered(now, hop, *found, response, essentials)
 
     def _answered(
         self,

@@ -18,12 +18,18 @@ from opentsm.engine.quality import (
     mos,
     r_factor,
 )
+from opentsm.types import SocketAddress
 
 MAX_CHANGES: Final = 50
 """Changes of path that one call's record lists; a call that moves more often is listed up to there."""
 
 MAJORITY: Final = 0.5
 """A leg is said to be on the path that carried more than this share of an interval's packets."""
+
+TELEPHONY_CLOCK: Final = 8000
+"""Ticks a second of RTP time stamps, where the codec has no other clock (RFC 3551; also G.722)."""
+
+_CLOCKS: Final = {"OPUS": 48000, "L16": 44100, "AMR-WB": 16000, "SPEEX": 16000}
 
 _CODECS: Final = {
     "PCMU": G711_PLC,
@@ -53,6 +59,18 @@ class LegCounts(Protocol):
     def by_datagram(self) -> int: ...
     @property
     def idle_ms(self) -> int: ...
+    @property
+    def wrong(self) -> int: ...
+    @property
+    def stranger(self) -> SocketAddress | None: ...
+    @property
+    def report_blocks(self) -> int: ...
+    @property
+    def reported_lost(self) -> int: ...
+    @property
+    def reported_jitter(self) -> int: ...
+    @property
+    def rtt_us(self) -> int: ...
 
 
 class Counts(Protocol):
@@ -117,6 +135,44 @@ def direction(legs: Sequence[LegCounts], codec: Codec, network_delay_ms: float) 
         delay_ms=round(delay, 1),
         mos=round(mos(rating), 2) if packets else None,
         datagram_percent=round(100.0 * sum(leg.by_datagram for leg in legs) / packets, 1) if packets else 0.0,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """What the listener itself said of one direction, by RTCP receiver reports: all the way to its ears.
+
+    Attributes:
+        reports: how many there were. lost, loss_percent: at the last one. jitter_ms: of the last one.
+        round_trip_ms: between the relay and the listener; None if it never echoed a sender report.
+    """
+
+    reports: int
+    lost: int
+    loss_percent: float
+    jitter_ms: float
+    round_trip_ms: float | None
+
+
+def reported(heard: Sequence[LegCounts], sent: int, codec: str) -> Reported | None:
+    """Read the listener's reports.
+
+    Args:
+        heard: the listener's own legs, on which its RTCP came. sent: packets that the relay passed on to it.
+        codec: SDP name, for the clock that jitter is counted in.
+    """
+    speaking = [leg for leg in heard if leg.report_blocks]
+    if not speaking:
+        return None
+    last = max(speaking, key=lambda leg: leg.report_blocks)
+    lost = max(0, last.reported_lost)
+    trips = [leg.rtt_us for leg in speaking if leg.rtt_us]
+    return Reported(
+        reports=sum(leg.report_blocks for leg in speaking),
+        lost=lost,
+        loss_percent=round(min(100.0, 100.0 * lost / sent), 2) if sent else 0.0,
+        jitter_ms=round(1000.0 * last.reported_jitter / _CLOCKS.get(codec.upper(), TELEPHONY_CLOCK), 2),
+        round_trip_ms=round(trips[-1] / 1000.0, 1) if trips else None,
     )
 
 

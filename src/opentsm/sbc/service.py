@@ -32,6 +32,7 @@ from .core import SbcCore
 from .dialogs import Call, CallState
 from .hop import Hop
 from .location import Binding
+from .mediawatch import MediaWatch
 from .parties import IdentityOf, Side
 from .quality import Counts, PathTrace
 from .settings import SbcSettings
@@ -67,7 +68,12 @@ class Commands(UdpCommands, Protocol):
         rtcp: bool = False,
     ) -> int: ...
     def relay_update(
-        self, relay: int, *, remote_a: SocketAddress | None = None, remote_b: SocketAddress | None = None
+        self,
+        relay: int,
+        *,
+        remote_a: SocketAddress | None = None,
+        remote_b: SocketAddress | None = None,
+        follow: tuple[bool, bool] | None = None,
     ) -> None: ...
     def relay_close(self, relay: int) -> Counts: ...
     def relay_stats(self, relay: int) -> Counts: ...
@@ -93,6 +99,10 @@ class Tunnels(Protocol):
         """One-way delay of the path its media takes now, milliseconds; 0 if unknown."""
         ...
 
+    def unbound(self, address: str) -> int:
+        """Packets it has sent to ports of ours where nothing listens, ever; 0 if it is gone."""
+        ...
+
 
 class NoTunnels:
     """For an SBC that stands alone."""
@@ -102,6 +112,9 @@ class NoTunnels:
 
     def delay_ms(self, address: str) -> float:
         return 0.0
+
+    def unbound(self, address: str) -> int:
+        return 0
 
 
 class SbcService:
@@ -140,6 +153,7 @@ class SbcService:
         self._identity_of = identity_of
         self._tunnels: Tunnels = tunnels if tunnels is not None else NoTunnels()
         self._credentials = credentials
+        self._watch = MediaWatch(identity_of, self._tunnels.unbound, self._note)
         self._core: SbcCore | None = None
         told = Told(self._received, self._broken, self._unreachable, self._dropped)
         self._transports = Transports(plane, settings, inner_tcp, told)
@@ -186,7 +200,7 @@ class SbcService:
                 handle.cancel()
         if self._core is not None:
             self._carry_out(self._core.shut_down(self._now()))
-        self._transports.close()
+        await self._transports.close()
         if self._cdr is not None:
             await asyncio.to_thread(self._cdr.close)
         self._core = None
@@ -194,6 +208,7 @@ class SbcService:
     def client_lost(self, addresses: Sequence[str]) -> None:
         """The session that held these inner addresses is closed for good (not merely persistent): its
         contacts are forgotten, the other party of each of its calls gets a BYE."""
+        self._watch.client_lost(addresses)
         self._guarded("client-lost", lambda core, now: core.client_lost(now, addresses))
 
     def status(self) -> dict[str, Any]:
@@ -314,7 +329,10 @@ class SbcService:
                 return
             elif isinstance(action, UpdateRelay):
                 core.relay_update(
-                    self._relays[action.key], remote_a=action.remote_a, remote_b=action.remote_b
+                    self._relays[action.key],
+                    remote_a=action.remote_a,
+                    remote_b=action.remote_b,
+                    follow=action.follow,
                 )
             else:
                 counts = core.relay_close(self._relays.pop(action.key))
@@ -326,10 +344,12 @@ class SbcService:
     # -- calls --------------------------------------------------------------------------------------
     def _record(self, call: Call) -> None:
         relays = self._ended_relays.pop(call.serial, [])
+        self._watch.look(call, dict(relays))
+        self._watch.forget(key for key, _ in relays)
         traces = self._traces.pop(call.serial, {})
         record = make_record(
             call,
-            [counts for key, counts in relays if key.part == "rtp"],
+            relays,
             traces,
             epoch=time.time() - self._now(),
             network_delay_ms=self._network_delay(call),
@@ -348,13 +368,15 @@ class SbcService:
         if self._core is None:
             return
         now = self._now()
-        by_call: dict[int, list[Counts]] = {}
+        by_call: dict[int, dict[RelayKey, Counts]] = {}
         for key, relay in self._relays.items():
-            if key.part == "rtp":
-                by_call.setdefault(key.call, []).append(self._plane.core.relay_stats(relay))
+            by_call.setdefault(key.call, {})[key] = self._plane.core.relay_stats(relay)
         for call in list(self._core.calls):
-            if call.state is CallState.ANSWERED and call.serial in by_call:
-                self._sample_call(now, call, by_call[call.serial])
+            relays = by_call.get(call.serial, {})
+            self._watch.look(call, relays)
+            media = [counts for key, counts in relays.items() if key.part == "rtp"]
+            if call.state is CallState.ANSWERED and media:
+                self._sample_call(now, call, media)
 
     def _sample_call(self, now: float, call: Call, relays: list[Counts]) -> None:
         at = now - (call.answered if call.answered is not None else now)

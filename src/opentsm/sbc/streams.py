@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 from opentsm.errors import OpenTsmError, RemoteProtocolError
-from opentsm.tasks import spawn
+from opentsm.tasks import cancel, spawn
 from opentsm.types import SocketAddress
 
 from .framing import Framing
@@ -42,6 +42,9 @@ that send no keepalives are found dead some day too."""
 
 CONNECT_TIMEOUT: Final = 10.0
 """Seconds to open a connection: three SYNs of the kernel, and well within a transaction's patience."""
+
+CLOSE_TIMEOUT: Final = 1.0
+"""Seconds that connections may take to flush when the SBC stops."""
 
 SWEEP: Final = 4.0
 """Seconds between two looks for connections that have been too slow."""
@@ -169,9 +172,14 @@ class Connection(asyncio.Protocol):
         return "stream-idle" if now - self.heard_at > IDLE else None
 
     def close(self) -> None:
-        """Flush what fits and close."""
+        """Flush and close."""
         if self.transport is not None:
             self.transport.close()
+
+    def abort(self) -> None:
+        """Close at once."""
+        if self.transport is not None:
+            self.transport.abort()
 
 
 @dataclass(slots=True)
@@ -195,6 +203,9 @@ class Streams:
         self._stacks: dict[SocketAddress, Stack] = {}
         self._sweeper: asyncio.TimerHandle | None = None
         self._is_closed = False
+        self._dialling: set[asyncio.Task[None]] = set()
+        self._empty = asyncio.Event()
+        self._empty.set()
 
     def __len__(self) -> int:
         return len(self._open)
@@ -214,15 +225,23 @@ class Streams:
         if self._sweeper is None:
             self._sweeper = asyncio.get_running_loop().call_later(SWEEP, self._sweep)
 
-    def close(self) -> None:
-        """Close listeners and connections."""
+    async def close(self) -> None:
+        """Close listeners and connections; flush for at most CLOSE_TIMEOUT."""
         self._is_closed = True
         if self._sweeper is not None:
             self._sweeper.cancel()
         for listener in self._listeners:
             listener.close()
+        await cancel(*self._dialling)
         for connection in list(self._open.values()):
             connection.close()
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                await self._empty.wait()
+        except TimeoutError:
+            for connection in list(self._open.values()):
+                connection.abort()
+            await self._empty.wait()
 
     def send(self, hop: Hop, data: bytes, fallback: SocketAddress | None) -> None:
         """Send by the hop's connection, or by one that is opened for it."""
@@ -245,7 +264,9 @@ class Streams:
                 self.told.drop("send-streams-full", hop)
                 return
             dial = self._dials[goal] = _Dial([])
-            spawn("sip dial", self._dial(goal, stack))
+            task = spawn("sip dial", self._dial(goal, stack))
+            self._dialling.add(task)
+            task.add_done_callback(self._dialling.discard)
         if dial.size + len(data) > MAX_UNSENT:
             self.told.drop("send-stream-too-slow", hop)
             return
@@ -277,11 +298,11 @@ class Streams:
         full = len(self._open) >= MAX_CONNECTIONS or (hop.core and self._core >= MAX_CORE)
         if full or self._per_source[hop.source] >= MAX_PER_SOURCE or hop in self._open or self._is_closed:
             self.told.drop("stream-refused", hop)
-            assert connection.transport is not None
-            connection.transport.abort()
+            connection.abort()
             return
         self._open[hop] = connection
         self._core += hop.core
+        self._empty.clear()
         self._per_source[hop.source] += 1
 
     def closed(self, connection: Connection) -> None:
@@ -290,6 +311,8 @@ class Streams:
             return
         del self._open[hop]
         self._core -= hop.core
+        if not self._open:
+            self._empty.set()
         self._per_source[hop.source] -= 1
         if not self._per_source[hop.source]:
             del self._per_source[hop.source]
@@ -299,6 +322,6 @@ class Streams:
         self._sweeper = asyncio.get_running_loop().call_later(SWEEP, self._sweep)
         for connection in list(self._open.values()):
             reason = connection.is_overdue(now)
-            if reason is not None and connection.hop is not None and connection.transport is not None:
+            if reason is not None and connection.hop is not None:
                 self.told.drop(reason, connection.hop)
-                connection.transport.abort()
+                connection.abort()

@@ -135,7 +135,7 @@ class Transports:
                 hint="sbc core-address must be an address of this machine, its port free",
             ) from None
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Close everything."""
         for socket in self._inner.values():
             self._plane.unwatch_socket(socket)
@@ -144,7 +144,7 @@ class Transports:
         if self._core_udp is not None and self._core_udp.transport is not None:
             self._core_udp.transport.close()
         self._core_udp = None
-        self.streams.close()
+        await self.streams.close()
 
     def send(self, action: Send) -> None:
         """Send one message. A tunnel or a neighbour may be away for a moment; transactions repeat what

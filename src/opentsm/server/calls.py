@@ -158,6 +158,15 @@ class Media:
                         return round_trip / 2000.0
         return 0.0
 
+    def unbound(self, address: str) -> int:
+        """See ``opentsm.sbc.Tunnels``."""
+        record = self.hub.registry.by_address(ip_address(address))
+        if record is None:
+            return 0
+        with suppress(KeyError):  # the session is closing in the user plane
+            return self.hub.core.session_drops(record.session).get("drop_socket_unbound", 0)
+        return 0
+
 
 class Calls:
     """All SBCs of a server.

@@ -456,9 +456,15 @@ class UserPlane:
         Returns the relay id."""
 
     def relay_update(
-        self, relay: int, *, remote_a: tuple[str, int] | None = None, remote_b: tuple[str, int] | None = None
+        self,
+        relay: int,
+        *,
+        remote_a: tuple[str, int] | None = None,
+        remote_b: tuple[str, int] | None = None,
+        follow: tuple[bool, bool] | None = None,
     ) -> None:
-        """A new answer or offer: sets the parties that are given and forgets what was learned of them."""
+        """A new answer or offer: sets the parties that are given and forgets what was learned of them.
+        ``follow``: ``rtp`` and ``rtcp`` of ``relay_open``, from now on."""
 
     def relay_close(self, relay: int) -> RelayStats:
         """End the relay; its last numbers."""

@@ -42,6 +42,7 @@ class Leg:
     invite: Request | None = None
     version: int = 1
     events: list[str] = field(default_factory=list)
+    early: list[str] = field(default_factory=list)  # RSeq of provisional answers acknowledged
 
 
 @dataclass(eq=False)
@@ -74,7 +75,11 @@ class Phone:
     answers: list[int] = field(default_factory=list)
     received: list[str] = field(default_factory=list)
     bodies: list[str] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
     more: list[tuple[str, str]] = field(default_factory=list)  # headers added to its 2xx
+    transport: str = "udp"
+    core: bool = False  # on the server's own network
+    early: str = ""  # "": 180 without a body; "183": reliable, with SDP (RFC 3262)
     lenient: bool = False  # drops what it cannot read, for tests that send such things
     _pending: dict[tuple[str, str], _Pending] = field(default_factory=dict)
     _served: dict[tuple[str, str], bytes] = field(default_factory=dict)
@@ -92,7 +97,7 @@ class Phone:
         kind = ["Content-Type: application/sdp"] if body else []
         lines = [
             f"{method} {uri} SIP/2.0",
-            f"Via: SIP/2.0/UDP {self.address}:{self.port};branch={branch};rport",
+            f"Via: SIP/2.0/{self.transport.upper()} {self.address}:{self.port};branch={branch};rport",
             "Max-Forwards: 70",
             *headers,
             *kind,
@@ -117,7 +122,8 @@ class Phone:
                 timeout = Response(408, "Timeout")
                 pending.on_answer(timeout)
                 return
-            self._send(pending.data)
+            if self.transport == "udp":
+                self._send(pending.data)
             pending.interval = pending.interval * 2 if method == "INVITE" else min(pending.interval * 2, T2)
             self.network.after(pending.interval, again)
 
@@ -159,9 +165,7 @@ class Phone:
     # -- registration -------------------------------------------------------------------------------
     def register(self, expires: int = 3600, user: str | None = None, contact: str = "") -> None:
         call_id, user = self.network.word(), user or self.name
-        self._register(
-            call_id, expires, user, contact or f"<sip:{self.name}@{self.address}:{self.port}>", None
-        )
+        self._register(call_id, expires, user, contact or self._contact().partition(": ")[2], None)
 
     def _register(self, call_id: str, expires: int, user: str, contact: str, auth: str | None) -> None:
         self._sequence += 1
@@ -236,6 +240,8 @@ class Phone:
                 if response.code > 100 and leg.state == "new":
                     leg.state = "ringing"
                 leg.far_sdp = response.body.decode() or leg.far_sdp
+                if "100rel" in response.headers.getlist("Require"):
+                    self._acknowledge_early(leg, response, offered=bool(body))
             elif response.code < 300:
                 leg.far_sdp = response.body.decode() or leg.far_sdp
                 leg.state = "answered"
@@ -244,8 +250,21 @@ class Phone:
 
         leg.events.append(self._request("INVITE", uri, headers, body, answered))
 
+    def _acknowledge_early(self, leg: Leg, response: Response, *, offered: bool) -> None:
+        """PRACK (RFC 3262 section 4), with the answer if the reliable answer held the offer."""
+        number = response.headers["RSeq"]
+        if number in leg.early:
+            return
+        leg.early.append(number)
+        leg.far_tag = str(response.to_address.parameters["tag"])
+        leg.routes = list(reversed(_split(response.headers.getlist("Record-Route"))))
+        leg.target = str(response.contact[0].uri)
+        rack = f"RAck: {number} {response.cseq.sequence} INVITE"
+        self.in_dialog(leg, "PRACK", [rack], "" if offered else self.sdp(leg))
+
     def _contact(self) -> str:
-        return f"Contact: <sip:{self.name}@{self.address}:{self.port}>"
+        more = ";transport=tcp" if self.transport == "tcp" else ""
+        return f"Contact: <sip:{self.name}@{self.address}:{self.port}{more}>"
 
     def _dialog_headers(self, leg: Leg, cseq: str) -> list[str]:
         own = leg.events[0] if leg.outgoing else f"<sip:{self.name}@{self.domain}>;tag={leg.own_tag}"
@@ -304,6 +323,12 @@ class Phone:
             "INVITE", leg.target, headers, self.sdp(leg, "sendonly"), lambda r: leg.events.append(str(r.code))
         )
 
+    def update(self, leg: Leg) -> None:
+        """UPDATE with a new offer (RFC 3311): media moves to another port."""
+        leg.version += 1
+        self.media_port += 100
+        self.in_dialog(leg, "UPDATE", [self._contact()], self.sdp(leg))
+
     def in_dialog(self, leg: Leg, method: str, extra: list[str] | None = None, body: str = "") -> None:
         self._sequence += 1
         headers = [*self._dialog_headers(leg, f"{self._sequence} {method}"), *(extra or [])]
@@ -317,6 +342,7 @@ class Phone:
             f"To: <sip:{user}@{self.domain}>",
             f"Call-ID: {self.network.word()}",
             f"CSeq: {self._sequence} {method}",
+            self._contact(),
         ]
         self._request(method, f"sip:{user}@{self.domain}", headers, "", lambda _: None)
 
@@ -336,6 +362,7 @@ class Phone:
         self._served[key] = b""
         self.received.append(request.method)
         self.bodies.append(request.body.decode())
+        self.requests.append(request)
         if request.method == "INVITE":
             self._got_invite(request, key)
         elif request.method == "CANCEL":
@@ -346,7 +373,11 @@ class Phone:
                 leg.state = "ended"
             self._answer(request, key, 200 if leg is not None else 481)
         elif self.behaviour != "silent":
-            self._answer(request, key, 200)
+            leg = self.calls.get(request.call_id)
+            if leg is not None and request.body and "sdp" in (request.headers.get("Content-Type") or ""):
+                leg.far_sdp = request.body.decode()
+            body = self.sdp(leg) if leg is not None and request.method == "UPDATE" and request.body else ""
+            self._answer(request, key, 200, leg, body)
 
     def _got_invite(self, request: Request, key: tuple[str, str]) -> None:
         known = self.calls.get(request.call_id)
@@ -367,7 +398,11 @@ class Phone:
         leg.routes = _split(request.headers.getlist("Record-Route"))
         leg.far_sdp, leg.invite, leg.state = request.body.decode(), request, "ringing"
         self.calls[leg.call_id] = leg
-        self._answer(request, key, 180, leg)
+        if self.early:
+            extra = [("Require", "100rel"), ("RSeq", "7")]
+            self._answer(request, key, 183, leg, self.sdp(leg), extra)
+        else:
+            self._answer(request, key, 180, leg)
 
         def answer() -> None:
             if leg.state == "ringing" and self.behaviour == "answer":
@@ -377,7 +412,8 @@ class Phone:
         self.network.after(self.ring_time, answer)
 
     def _accept(self, request: Request, key: tuple[str, str], leg: Leg) -> None:
-        self._answer(request, key, 200, leg, self.sdp(leg))
+        settled = bool(self.early) and leg.invite is request
+        self._answer(request, key, 200, leg, "" if settled else self.sdp(leg))
         self._insist(request.call_id, self._served[key])
 
     def _refuse(self, request: Request, key: tuple[str, str], code: int) -> None:
@@ -405,7 +441,13 @@ class Phone:
             self._refuse(leg.invite, (key[0], "INVITE"), 487)
 
     def _answer(
-        self, request: Request, key: tuple[str, str], code: int, leg: Leg | None = None, body: str = ""
+        self,
+        request: Request,
+        key: tuple[str, str],
+        code: int,
+        leg: Leg | None = None,
+        body: str = "",
+        extra: list[tuple[str, str]] | None = None,
     ) -> None:
         response = Response(code, "Because", body.encode())
         for name in ("Via", "From", "Call-ID", "CSeq", "Record-Route"):
@@ -415,6 +457,8 @@ class Phone:
         tag = leg.own_tag if leg is not None else self.name
         response.headers.add("To", to if "tag=" in to else f"{to};tag={tag}")
         response.headers.add("Contact", self._contact().partition(": ")[2])
+        for name, value in extra or []:
+            response.headers.add(name, value)
         if 200 <= code < 300:
             for name, value in self.more:
                 response.headers.add(name, value)

@@ -7,7 +7,7 @@ import heapq
 import random
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from opentsm.sbc.actions import (
     Action,
@@ -29,8 +29,10 @@ from opentsm.sbc.transactions import Send
 from opentsm.sbc.users import Users
 from opentsm.types import Flow
 from tests.sim.sbc.phone import Phone
+from tests.sim.sbc.pipes import Pipes
 
 SERVER = "10.64.0.1"
+CORE = ("192.0.2.10", 5060)
 SETTINGS = SbcSettings(domain="example.org", address=SERVER, media_ports=(20000, 20199))
 
 
@@ -76,7 +78,8 @@ class Network:
         self.log.append((source[0], "sbc", _title(data)))
         deliver = self.to_server
         assert deliver is not None
-        if self._passes(source[0]):
+        phone = self.phones.get(source)
+        if (phone is not None and phone.transport == "tcp") or self._passes(source[0]):
             self.after(0.01, lambda: deliver(source, data))
 
     def send_back(self, target: tuple[str, int], data: bytes) -> None:
@@ -111,20 +114,43 @@ class World:
         users = Users.from_passwords("example.org", passwords)
         self.core = SbcCore(self.settings, users, self.clients.get, key=b"k" * 32, new_id=self.network.word)
         self.network.to_server = self.receive
+        self.pipes = Pipes(self.network, self.network.seed, self._got, self._unreachable)
         self._armed: float | None = None
 
-    def phone(self, name: str, address: str, *, client: str = "", port: int = 5060) -> Phone:
+    def phone(
+        self,
+        name: str,
+        address: str,
+        *,
+        client: str = "",
+        port: int = 5060,
+        transport: str = "udp",
+        core: bool = False,
+    ) -> Phone:
         owner = client or name
         known = self.clients.get(address)
         number = int(address.rpartition(".")[2])
-        if known is None:
+        if known is None and not core:
             self.clients[address] = Client(owner, number, number, (address,))
-        phone = Phone(self.network, name, address, f"{name}-secret", port=port)
+        phone = Phone(
+            self.network, name, address, f"{name}-secret", port=port, transport=transport, core=core
+        )
         self.network.phones[address, port] = phone
         return phone
 
     def receive(self, source: tuple[str, int], data: bytes) -> None:
-        self.act(self.core.receive(self.network.now, Hop("udp", (SERVER, 5060), source), data))
+        phone = self.network.phones.get(source)
+        local = CORE if phone is not None and phone.core else (SERVER, 5060)
+        if phone is not None and phone.transport == "tcp":
+            self.pipes.from_phone(phone, local, data)
+        else:
+            self._got(Hop("udp", local, source, phone is not None and phone.core), data)
+
+    def _got(self, hop: Hop, data: bytes) -> None:
+        self.act(self.core.receive(self.network.now, hop, data))
+
+    def _unreachable(self, hop: Hop) -> None:
+        self.act(self.core.unreachable(self.network.now, hop))
 
     def act(self, actions: list[Action]) -> None:
         for action in actions:
@@ -141,7 +167,11 @@ class World:
         self.act(self.core.expire(self.network.now))
 
     def _one(self, action: Action) -> None:
-        if isinstance(action, Send):
+        if isinstance(action, Send) and action.hop.reliable:
+            phones = list(self.network.phones.values())
+            self.network.log.append(("sbc", action.hop.remote[0], _title(action.data)))
+            self.pipes.to_phone(action.hop, action.data, action.fallback, phones)
+        elif isinstance(action, Send):
             self.network.send_back(action.hop.remote, action.data)
         elif isinstance(action, Note):
             self.events[action.event] += 1
@@ -170,7 +200,8 @@ class World:
         elif isinstance(action, UpdateRelay):
             old = self.relays[action.key]
             a, b = action.remote_a or old.remote_a, action.remote_b or old.remote_b
-            self.relays[action.key] = OpenRelay(old.key, old.local_a, old.local_b, a, b, old.rtp)
+            rtp, rtcp = action.follow or (old.rtp, old.rtcp)
+            self.relays[action.key] = replace(old, remote_a=a, remote_b=b, rtp=rtp, rtcp=rtcp)
         else:
             del self.relays[action.key]
 

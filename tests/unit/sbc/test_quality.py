@@ -16,6 +16,12 @@ class Counts:
     jitter_us: int = 0
     by_datagram: int = 0
     idle_ms: int = 0
+    wrong: int = 0
+    stranger: tuple[str, int] | None = None
+    report_blocks: int = 0
+    reported_lost: int = 0
+    reported_jitter: int = 0
+    rtt_us: int = 0
 
 
 def test_a_clean_call_scores_as_g711_does() -> None:

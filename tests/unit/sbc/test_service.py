@@ -40,6 +40,13 @@ class LegCounts:
     jitter_us: int = 2000
     by_datagram: int = 900
     idle_ms: int = 0
+    wrong: int = 0
+    stranger: SocketAddress | None = None
+    rtcp_packets: int = 0
+    report_blocks: int = 0
+    reported_lost: int = 0
+    reported_jitter: int = 0
+    rtt_us: int = 0
 
 
 @dataclass
@@ -95,7 +102,12 @@ class FakeCore:
         return self.count
 
     def relay_update(
-        self, relay: int, *, remote_a: SocketAddress | None = None, remote_b: SocketAddress | None = None
+        self,
+        relay: int,
+        *,
+        remote_a: SocketAddress | None = None,
+        remote_b: SocketAddress | None = None,
+        follow: tuple[bool, bool] | None = None,
     ) -> None:
         self.relays[relay].update({"remote_b": remote_b})
 
@@ -133,6 +145,9 @@ class FakeTunnels:
     def media_flows(self, address: str, flows: Sequence[Flow], active: bool) -> None:
         known = self.flows.setdefault(address, set())
         self.flows[address] = known | set(flows) if active else known - set(flows)
+
+    def unbound(self, address: str) -> int:
+        return 0
 
     def delay_ms(self, address: str) -> float:
         return 25.0
