@@ -105,9 +105,13 @@ pub const MAX_PROBE: usize = 256;
 /// Variation of a path that one probe may claim; more is another clock, or a lie.
 pub const MAX_JITTER_US: u64 = 1_000_000;
 
-/// Bytes of an inner TCP connection in the stack, each way. Below 65,536 the window needs no scaling (RFC 7323),
-/// so a segment can never lie between the window meant and the window said. At 100 ms it carries 5 Mbit/s.
+/// Bytes of a client's inner TCP connection in the stack, each way. Below 65,536 the window needs no scaling
+/// (RFC 7323), so a segment can never lie between the window meant and the window said. At 100 ms it carries
+/// 5 Mbit/s.
 pub const TCP_BUFFER: usize = 65_535;
+
+/// The same for a server's own connections, of which there are thousands, with a SIP message in them now and then.
+pub const TCP_SERVER_BUFFER: usize = 16 * 1024;
 
 /// Bytes of one connection that Python has handed over and the stack has not taken yet.
 pub const TCP_SEND_QUEUE: usize = 64 * 1024;
@@ -116,9 +120,8 @@ pub const TCP_SEND_QUEUE: usize = 64 * 1024;
 /// closes behind this.
 pub const TCP_CREDIT: usize = 64 * 1024;
 
-/// Inner TCP connections of one worker. With every buffer of every one full it is half a gigabyte; with SIP in
-/// them, whose messages come and go, a few megabytes.
-pub const MAX_TCP_CONNECTIONS: usize = 4_096;
+/// Inner TCP connections of one worker: a phone's each. With all buffers of a server's full, 512 MiB.
+pub const MAX_TCP_CONNECTIONS: usize = 16_384;
 
 /// Accepted connections of one peer address: a phone has one, a gateway's connection pool a few dozen.
 pub const TCP_CONNECTIONS_PER_PEER: usize = 64;

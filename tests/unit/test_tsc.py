@@ -88,7 +88,7 @@ def test_options_that_cannot_be_set_answer_1(handle: int) -> None:
 def test_numbers_that_stand_for_nothing(handle: int) -> None:
     assert tsc.tsc_init() == 0
     assert tsc.tsc_socket(99) == -1
-    assert tsc.tsc_socket(handle, tsc.AF_INET, 1) == -1
+    assert tsc.tsc_socket(handle, tsc.AF_INET, 3) == -1
     assert tsc.tsc_bind(5, ("", 0)) == -1
     assert tsc.tsc_sendto(5, b"x", ECHO) == -1
     assert tsc.tsc_recvfrom(5) is None
@@ -110,6 +110,30 @@ def test_recvfrom_waits_no_longer_than_it_is_told(handle: int) -> None:
     assert tsc.tsc_recvfrom(sock, 3, timeout=30) == (b"123", ECHO)
     assert tsc.tsc_close(sock) == 0
     assert tsc.tsc_getsockname(sock) is None
+
+
+def test_tcp_sockets(handle: int, peer: Peer, authority: Issued) -> None:
+    other = tsc.tsc_new_tunnel(peer.url, ca=authority.chain_pem)
+    listening = tsc.tsc_socket(handle, tsc.AF_INET, tsc.SOCK_STREAM)
+    assert tsc.tsc_bind(listening, ("", 5060)) == 0
+    assert tsc.tsc_listen(listening) == 0
+    assert tsc.tsc_accept(listening, timeout=0.01) is None
+    calling = tsc.tsc_socket(other, tsc.AF_INET, tsc.SOCK_STREAM)
+    there = tsc.tsc_getsockname(listening)
+    assert there is not None
+    assert tsc.tsc_connect(calling, there) == 0
+    accepted = tsc.tsc_accept(listening, timeout=30)
+    assert accepted is not None
+    answering, peername = accepted
+    assert peername == tsc.tsc_getsockname(calling)
+    assert tsc.tsc_send(calling, b"REGISTER") == 8
+    assert tsc.tsc_recv(answering, timeout=30) == b"REGISTER"
+    assert tsc.tsc_recv(answering, timeout=0.01) is None
+    assert tsc.tsc_setsockopt(calling, tsc.SOL_SOCKET, tsc.TSC_SO_DDT, 1) == 1  # TCP stays on the stream
+    assert tsc.tsc_sendto(calling, b"x", there) == tsc.tsc_listen(tsc.tsc_socket(handle)) == -1
+    assert tsc.tsc_close(calling) == 0
+    assert tsc.tsc_recv(answering, timeout=30) == b""
+    assert tsc.tsc_connect(tsc.tsc_socket(other, tsc.AF_INET, tsc.SOCK_STREAM), (GATEWAY, 9)) == -1
 
 
 def test_the_configuration(handle: int) -> None:

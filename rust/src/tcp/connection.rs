@@ -21,7 +21,7 @@ use super::shared::{Handle, Listener, wish};
 use crate::boundary::{Event, EventQueue, TcpEvent};
 use crate::limits::{
     TCP_BUFFER, TCP_IDLE_MS, TCP_KEEPALIVE_MS, TCP_LINGER_MS, TCP_OPENING_MS, TCP_RETRY_MS, TCP_SEND_QUEUE,
-    TCP_SILENCE_MS,
+    TCP_SERVER_BUFFER, TCP_SILENCE_MS,
 };
 
 /// Looks at one connection per turn: a read opens the window, an acknowledgement makes room to write, and each
@@ -184,7 +184,8 @@ impl Connection {
         interface.update_ip_addrs(|own| {
             let _ = own.push(IpCidr::new(tuple.local.ip().into(), whole));
         });
-        let buffer = || SocketBuffer::new(vec![0; TCP_BUFFER]);
+        let size = if tuple.scope.is_some() { TCP_BUFFER } else { TCP_SERVER_BUFFER };
+        let buffer = || SocketBuffer::new(vec![0; size]);
         let mut socket = Socket::new(buffer(), buffer());
         socket.set_nagle_enabled(false);
         socket.set_congestion_control(CongestionControl::Cubic);

@@ -25,6 +25,7 @@ from opentsm.client.address import ServerAddress
 from opentsm.client.binding import Bindings
 from opentsm.client.datagram import open_datagram_socket
 from opentsm.client.dial import Dialer, Dialled
+from opentsm.client.inner_tcp import TunnelTcp
 from opentsm.client.messages import MessageLogger
 from opentsm.client.monitor import Monitor
 from opentsm.client.planes import new_session_id
@@ -92,6 +93,7 @@ class Connection:
         self.available: bool | None = None
         self.session = ClientSession(settings.session, fraction=random.random)
         self.bindings = Bindings(plane, self)
+        self.tcp = TunnelTcp(self)
         self.plane_session: int | None = None
         self.closed: asyncio.Future[a.Terminated] = loop.create_future()
         self._loop = loop
@@ -145,6 +147,11 @@ class Connection:
     def addresses(self) -> tuple[IpAddress, ...]:
         configuration = self.session.configuration
         return configuration.lease.addresses if configuration else ()
+
+    @property
+    def has_tun(self) -> bool:
+        """Whether the kernel has the inner addresses, on a TUN device."""
+        return self._tun is not None
 
     def require_session(self) -> int:
         """The user plane's session, or TunnelClosedError when there is none."""
@@ -514,6 +521,7 @@ class Connection:
     def _close_session(self) -> None:
         session, self.plane_session = self.plane_session, None
         if session is not None:
+            self.tcp.lose()
             if self._tun is not None:
                 self._tun.closing()
             self.plane.core.session_close(session)

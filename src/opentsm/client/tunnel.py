@@ -7,7 +7,8 @@ import contextlib
 import errno
 import socket as system_socket
 from collections.abc import Callable, Generator, Iterable, Sequence
-from typing import Any, Final, TypeVar
+from socket import SocketKind
+from typing import Any, Final, Literal, TypeVar, overload
 
 from opentsm import __version__
 from opentsm.client import planes
@@ -15,6 +16,7 @@ from opentsm.client.address import ServerAddress
 from opentsm.client.binding import Binding, Owner, pick_address
 from opentsm.client.connection import Connection
 from opentsm.client.endpoint import TunnelDatagramTransport
+from opentsm.client.inner_tcp import STREAM_LIMIT, ClientConnected, open_streams, stream_factory
 from opentsm.client.notifications import (
     Callback,
     DdtAvailable,
@@ -29,14 +31,17 @@ from opentsm.client.proxy import Proxy
 from opentsm.client.settings import ConnectSettings, MessageLog, PemSource, make_settings
 from opentsm.client.sockets import InnerSocket
 from opentsm.client.statistics import Statistics
+from opentsm.client.stream_sockets import InnerStreamSocket
 from opentsm.client.tun import TunDevice
 from opentsm.errors import RefusedError, TunnelClosedError
 from opentsm.protocol.actions import Configuration
 from opentsm.types import Code, IpAddress, Path, PathMode, Service, SocketAddress, Tsid
 from opentsm.userplane.plane import Plane
+from opentsm.userplane.tcp import BACKLOG
 from opentsm.wire.messages import AddressFamilies
 
 P = TypeVar("P", bound=asyncio.DatagramProtocol)
+B = TypeVar("B", bound=asyncio.BaseProtocol)
 Switched = InnerSocket | TunnelDatagramTransport
 
 _NO_ROOM: Final = frozenset(
@@ -171,19 +176,94 @@ class Tunnel:
         await asyncio.sleep(0)  # connection_made has been called when we return, as asyncio promises
         return transport, protocol
 
+    @overload
+    def socket(self, family: int = ..., type: Literal[SocketKind.SOCK_DGRAM] = ...) -> InnerSocket: ...
+    @overload
+    def socket(self, family: int = ..., *, type: Literal[SocketKind.SOCK_STREAM]) -> InnerStreamSocket: ...
+    @overload
+    def socket(self, family: int, type: int) -> InnerSocket | InnerStreamSocket: ...
     def socket(
-        self, family: int = system_socket.AF_UNSPEC, type: int = system_socket.SOCK_DGRAM
-    ) -> InnerSocket:
-        """A UDP socket with BSD's calls, not bound yet.
+        self, family: int = system_socket.AF_UNSPEC, type: int = SocketKind.SOCK_DGRAM
+    ) -> InnerSocket | InnerStreamSocket:
+        """A UDP or TCP socket with BSD's calls, not bound yet.
 
         Raises:
-            OSError: EAFNOSUPPORT, EPROTONOSUPPORT: only IPv4 and IPv6 datagrams travel this way.
+            OSError: EAFNOSUPPORT, EPROTONOSUPPORT: only UDP and TCP over IPv4 and IPv6 travel this way.
         """
-        if type != system_socket.SOCK_DGRAM:
-            raise OSError(
-                errno.EPROTONOSUPPORT, "only SOCK_DGRAM: inner TCP is not offered by this socket layer"
-            )
+        if type == SocketKind.SOCK_STREAM:
+            return InnerStreamSocket(self._connection.tcp, family)
+        if type != SocketKind.SOCK_DGRAM:
+            raise OSError(errno.EPROTONOSUPPORT, "only SOCK_DGRAM and SOCK_STREAM")
         return InnerSocket(self._bind, family)
+
+    # -- inner TCP --------------------------------------------------------------------------------------
+
+    async def create_connection(
+        self,
+        protocol_factory: Callable[[], B],
+        host: str,
+        port: int,
+        *,
+        local_addr: tuple[str | None, int] | None = None,
+    ) -> tuple[asyncio.Transport, B]:
+        """Like ``loop.create_connection``, inside the tunnel. The connection stays while the tunnel is made
+        anew underneath; with another inner address it ends with a TunnelClosedError.
+
+        Args:
+            host: an inner address; names are not looked up.
+            local_addr: inner address to connect from (None: the tunnel's own) and port (0: a free one).
+
+        Raises:
+            OSError: ConnectionRefusedError, TimeoutError, EADDRINUSE, EADDRNOTAVAIL, EMFILE.
+            TunnelClosedError: the tunnel is closed. ValueError: ``host`` is no IP address.
+        """
+        return await self._connection.tcp.create_connection(protocol_factory, host, port, local_addr)
+
+    async def open_connection(
+        self,
+        host: str,
+        port: int,
+        *,
+        limit: int = STREAM_LIMIT,
+        local_addr: tuple[str | None, int] | None = None,
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Like ``asyncio.open_connection``, inside the tunnel; see ``create_connection``."""
+        tcp = self._connection.tcp
+        return await open_streams(
+            lambda factory: tcp.create_connection(factory, host, port, local_addr), limit
+        )
+
+    async def create_server(
+        self,
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        host: str | None = None,
+        port: int = 0,
+        *,
+        backlog: int = BACKLOG,
+    ) -> asyncio.AbstractServer:
+        """Like ``loop.create_server``, on an inner address.
+
+        Args:
+            host: inner address; None or a wildcard: the tunnel's own.
+            port: 0 picks a free one; what ``create_server`` returns has it as ``sockname`` (with a TUN device
+                it is the kernel's, with ``sockets``).
+
+        Raises:
+            OSError: EADDRINUSE, EADDRNOTAVAIL, EMFILE. TunnelClosedError: the tunnel is closed.
+        """
+        return await self._connection.tcp.create_server(protocol_factory, host, port, backlog)
+
+    async def start_server(
+        self,
+        client_connected: ClientConnected,
+        host: str | None = None,
+        port: int = 0,
+        *,
+        limit: int = STREAM_LIMIT,
+        backlog: int = BACKLOG,
+    ) -> asyncio.AbstractServer:
+        """Like ``asyncio.start_server``, on an inner address; see ``create_server``."""
+        return await self.create_server(stream_factory(client_connected, limit), host, port, backlog=backlog)
 
     def set_mode(self, target: Switched, mode: PathMode) -> None:
         """Turn the transport switch of a socket or transport: stream, datagram, or auto.

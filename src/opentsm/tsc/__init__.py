@@ -14,12 +14,13 @@ docs/sdk.md has the patent's text beside these calls.
 
 from __future__ import annotations
 
-from socket import AF_INET, AF_INET6, SOCK_DGRAM, SOL_SOCKET
+from socket import AF_INET, AF_INET6, SOCK_DGRAM, SOCK_STREAM, SOL_SOCKET
 
 from opentsm.tsc.calls import (
     TSC_SO_DDT,
     TSC_SO_PATH,
     TSC_SO_TRANSPORT,
+    tsc_accept,
     tsc_bind,
     tsc_close,
     tsc_connect,
@@ -28,10 +29,13 @@ from opentsm.tsc.calls import (
     tsc_getsockname,
     tsc_getsockopt,
     tsc_init,
+    tsc_listen,
     tsc_new_tunnel,
     tsc_notification_disable,
     tsc_notification_enable,
+    tsc_recv,
     tsc_recvfrom,
+    tsc_send,
     tsc_sendto,
     tsc_setsockopt,
     tsc_shutdown,
@@ -49,11 +53,13 @@ __all__ = [
     "AF_INET",
     "AF_INET6",
     "SOCK_DGRAM",
+    "SOCK_STREAM",
     "SOL_SOCKET",
     "TSC_SO_DDT",
     "TSC_SO_PATH",
     "TSC_SO_TRANSPORT",
     "TscConfig",
+    "tsc_accept",
     "tsc_bind",
     "tsc_close",
     "tsc_connect",
@@ -62,6 +68,7 @@ __all__ = [
     "tsc_getsockname",
     "tsc_getsockopt",
     "tsc_init",
+    "tsc_listen",
     "tsc_new_tunnel",
     "tsc_notification_data",
     "tsc_notification_ddt",
@@ -69,7 +76,9 @@ __all__ = [
     "tsc_notification_enable",
     "tsc_notification_pair_missing",
     "tsc_notification_tunnel",
+    "tsc_recv",
     "tsc_recvfrom",
+    "tsc_send",
     "tsc_sendto",
     "tsc_setsockopt",
     "tsc_shutdown",

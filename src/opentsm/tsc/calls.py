@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import errno
+import os
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from socket import AF_UNSPEC, SOCK_DGRAM, SOL_SOCKET
 from typing import Any, Final
 
 from opentsm.client.sockets import SO_TSM_PATH, SO_TSM_TRANSPORT, SOL_TSM, InnerSocket
+from opentsm.client.stream_sockets import InnerStreamSocket
 from opentsm.errors import OpenTsmError
 from opentsm.tsc.notify import KINDS, TscCallback
-from opentsm.tsc.runtime import Runtime, TscConfig
+from opentsm.tsc.runtime import AnySocket, Runtime, TscConfig
 from opentsm.types import PathMode, SocketAddress
+from opentsm.userplane.tcp import BACKLOG
 
 TSC_SO_DDT: Final = 1
 """Option: 1 puts the socket on the dynamic datagram tunnel, 0 back on the stream tunnel."""
@@ -77,7 +81,7 @@ def tsc_get_config(handle: int) -> TscConfig | None:
 
 
 def tsc_socket(handle: int, family: int = AF_UNSPEC, type: int = SOCK_DGRAM) -> int:
-    """A UDP socket inside the tunnel; its descriptor, or -1."""
+    """A UDP socket inside the tunnel, or (SOCK_STREAM) a TCP one; its descriptor, or -1."""
     runtime = _the_runtime()
     return _number(runtime, runtime.open_socket(handle, family, type))
 
@@ -91,8 +95,78 @@ def tsc_bind(fd: int, address: SocketAddress) -> int:
 
 
 def tsc_connect(fd: int, address: SocketAddress) -> int:
-    """Set the far end; 0, or -1."""
-    return _zero(fd, lambda inner: inner.connect(address))
+    """Set the far end; a TCP socket connects to it, and the call waits for that. 0, or -1."""
+
+    async def connect(inner: AnySocket) -> int:
+        if isinstance(inner, InnerSocket):
+            inner.connect(address)
+        else:
+            await inner.connect(address)
+        return 0
+
+    return _with(fd, connect)
+
+
+def tsc_listen(fd: int, backlog: int = BACKLOG) -> int:
+    """Have a TCP socket accept connections where ``tsc_bind`` said; 0, or -1."""
+    return _zero(fd, lambda inner: _stream(inner).listen(backlog))
+
+
+def tsc_accept(fd: int, timeout: float | None = None) -> tuple[int, SocketAddress] | None:
+    """The next connection of a listening TCP socket: its descriptor, and who made it.
+
+    Args:
+        timeout: seconds to wait; None: for ever.
+
+    Returns:
+        None when none came in time, or none will come.
+    """
+    runtime = _the_runtime()
+    entry = runtime.sockets.get(fd)
+    if entry is None:
+        return None
+    handle, listening = entry.handle, entry.inner
+
+    async def accept() -> tuple[int, SocketAddress]:
+        async with asyncio.timeout(timeout):
+            made, peer = await _stream(listening).accept()
+        return runtime.add_socket(handle, made), peer
+
+    try:
+        return runtime.run(accept())
+    except (OpenTsmError, OSError):
+        return None
+
+
+def tsc_send(fd: int, data: bytes) -> int:
+    """Send to the far end; the length sent, or -1. TCP: everything, waiting while the far end is behind."""
+
+    async def send(inner: AnySocket) -> int:
+        return await (inner.sendto(data) if isinstance(inner, InnerSocket) else inner.send(data))
+
+    return _with(fd, send)
+
+
+def tsc_recv(fd: int, size: int = 65535, timeout: float | None = None) -> bytes | None:
+    """The next bytes (TCP: empty when the far end sends no more), or the next datagram, cut to ``size``.
+
+    Args:
+        timeout: seconds to wait; None: for ever.
+
+    Returns:
+        None when nothing came in time, or nothing will come.
+    """
+    runtime = _the_runtime()
+    entry = runtime.sockets.get(fd)
+    if entry is None:
+        return None
+    inner = entry.inner
+    try:
+        if isinstance(inner, InnerSocket):
+            return runtime.run(_receive(inner, timeout))[0][:size]
+        return runtime.run(_read(inner, size, timeout))
+    except (OpenTsmError, OSError):
+        return None
 
 
 def tsc_getsockname(fd: int) -> SocketAddress | None:
@@ -104,8 +178,8 @@ def tsc_getsockname(fd: int) -> SocketAddress | None:
 def tsc_sendto(fd: int, data: bytes, address: SocketAddress | None = None) -> int:
     """Send one datagram; its length, or -1."""
 
-    async def send(inner: InnerSocket) -> int:
-        return await inner.sendto(data, address)
+    async def send(inner: AnySocket) -> int:
+        return await _datagram(inner).sendto(data, address)
 
     return _with(fd, send)
 
@@ -126,7 +200,7 @@ def tsc_recvfrom(
     if entry is None:
         return None
     try:
-        data, source = runtime.run(_receive(entry.inner, timeout))
+        data, source = runtime.run(_receive(_datagram(entry.inner), timeout))
     except (OpenTsmError, OSError):
         return None
     return data[:size], source
@@ -152,7 +226,7 @@ def tsc_setsockopt(fd: int, level: int, option: int, value: int) -> int:
     mode = modes.get(option, {}).get(value)
     if level not in _LEVELS or mode is None:
         return 1
-    return -_zero(fd, lambda inner: inner.set_mode(mode))
+    return -_zero(fd, lambda inner: _datagram(inner).set_mode(mode))
 
 
 def tsc_getsockopt(fd: int, level: int, option: int) -> int:
@@ -161,8 +235,8 @@ def tsc_getsockopt(fd: int, level: int, option: int) -> int:
     if level not in _LEVELS or option not in names:
         return -1
 
-    async def read(inner: InnerSocket) -> int:
-        found = inner.getsockopt(SOL_TSM, names[option])
+    async def read(inner: AnySocket) -> int:
+        found = _datagram(inner).getsockopt(SOL_TSM, names[option])
         return int(found != PathMode.STREAM) if option == TSC_SO_DDT else int(found)
 
     return _with(fd, read)
@@ -210,7 +284,7 @@ def _number(runtime: Runtime, coroutine: Coroutine[Any, Any, int]) -> int:
         return -1
 
 
-def _with(fd: int, use: Callable[[InnerSocket], Coroutine[Any, Any, int]]) -> int:
+def _with(fd: int, use: Callable[[AnySocket], Coroutine[Any, Any, int]]) -> int:
     runtime = _the_runtime()
     entry = runtime.sockets.get(fd)
     if entry is None:
@@ -221,12 +295,31 @@ def _with(fd: int, use: Callable[[InnerSocket], Coroutine[Any, Any, int]]) -> in
         return -1
 
 
-def _zero(fd: int, use: Callable[[InnerSocket], None]) -> int:
-    async def call(inner: InnerSocket) -> int:
+def _zero(fd: int, use: Callable[[AnySocket], None]) -> int:
+    async def call(inner: AnySocket) -> int:
         use(inner)
         return 0
 
     return _with(fd, call)
+
+
+def _datagram(inner: AnySocket) -> InnerSocket:
+    """Only UDP sockets have this call."""
+    if isinstance(inner, InnerSocket):
+        return inner
+    raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+
+def _stream(inner: AnySocket) -> InnerStreamSocket:
+    """Only TCP sockets have this call."""
+    if isinstance(inner, InnerStreamSocket):
+        return inner
+    raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+
+async def _read(inner: InnerStreamSocket, size: int, within: float | None) -> bytes:
+    async with asyncio.timeout(within):
+        return await inner.recv(size)
 
 
 async def _receive(inner: InnerSocket, within: float | None) -> tuple[bytes, SocketAddress]:

@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 
 from opentsm.client.notifications import Notification, Subscription
 from opentsm.client.sockets import InnerSocket
+from opentsm.client.stream_sockets import InnerStreamSocket
 from opentsm.client.tunnel import Tunnel, connect
 from opentsm.errors import LocalProtocolError
 from opentsm.tsc.notify import KINDS, CallbackThread, TscCallback, data_of
@@ -36,12 +37,15 @@ class TscConfig:
     services: tuple[str, ...]
 
 
+AnySocket = InnerSocket | InnerStreamSocket
+
+
 @dataclass(slots=True)
 class Socket:
     """A socket and the tunnel it belongs to."""
 
     handle: int
-    inner: InnerSocket
+    inner: AnySocket
 
 
 class Runtime:
@@ -56,7 +60,7 @@ class Runtime:
         self._descriptors = itertools.count(FIRST_DESCRIPTOR)
         self.tunnels: dict[int, Tunnel] = {}
         self.sockets: dict[int, Socket] = {}
-        self._descriptor_of: dict[InnerSocket, int] = {}
+        self._descriptor_of: dict[AnySocket, int] = {}
         self._subscriptions: dict[int, tuple[int, Subscription]] = {}
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
@@ -115,7 +119,10 @@ class Runtime:
         )
 
     async def open_socket(self, handle: int, family: int, kind: int) -> int:
-        inner = self.tunnels[handle].socket(family, kind)
+        return self.add_socket(handle, self.tunnels[handle].socket(family, kind))
+
+    def add_socket(self, handle: int, inner: AnySocket) -> int:
+        """Give a socket its descriptor."""
         descriptor = next(self._descriptors)
         self.sockets[descriptor] = Socket(handle, inner)
         self._descriptor_of[inner] = descriptor

@@ -34,6 +34,7 @@ class InnerServer(asyncio.AbstractServer):
 
     Attributes:
         sockname: inner address and port it listens on; the port is the one chosen where 0 was asked for.
+        on_stop: called when it accepts no more, by whomever it was closed.
     """
 
     def __init__(
@@ -44,12 +45,14 @@ class InnerServer(asyncio.AbstractServer):
         factory: Callable[[], asyncio.BaseProtocol],
     ) -> None:
         self.sockname = sockname
+        self.on_stop: Callable[[], None] | None = None
         self._plane = plane
         self._listener = listener
         self._factory = factory
         self._loop = asyncio.get_running_loop()
         self._transports: set[InnerTransport] = set()
         self._serving = True
+        self._stopped = asyncio.Event()
         self._gone = asyncio.Event()
         plane.watch_tcp_listener(listener, self._accept)
 
@@ -64,6 +67,9 @@ class InnerServer(asyncio.AbstractServer):
         if not self._serving:
             return
         self._serving = False
+        self._stopped.set()
+        if self.on_stop is not None:
+            self.on_stop()
         self._plane.unwatch_tcp_listener(self._listener)
         self._plane.core.tcp_unlisten(self._listener)
         self._look_whether_gone()
@@ -91,7 +97,7 @@ class InnerServer(asyncio.AbstractServer):
     async def serve_forever(self) -> None:
         """Serve until cancelled or closed; then it is closed."""
         try:
-            await self._gone.wait()
+            await self._stopped.wait()
         finally:
             self.close()
 
@@ -163,6 +169,17 @@ class InnerTcp:
             OSError: EADDRINUSE; EADDRNOTAVAIL, the address is not the host's; EMFILE.
             ValueError: the address is no IP address.
         """
+        return self.listen(protocol_factory, address, port, backlog=backlog)
+
+    def listen(
+        self,
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        address: str,
+        port: int,
+        *,
+        backlog: int = BACKLOG,
+    ) -> InnerServer:
+        """``create_server`` for callers that cannot wait; there is nothing to wait for."""
         listener, chosen = self._plane.core.tcp_listen(
             session=self._session, address=address, port=port, backlog=backlog, mtu=self._mtu
         )
