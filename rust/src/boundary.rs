@@ -14,6 +14,7 @@ use crate::crypto::{ClientProfile, ServerProfile};
 use crate::engine::Tun;
 use crate::limits::{EVENT_QUEUE, EVENT_RESERVE};
 use crate::sys::EventFd;
+use crate::tables::signals::Signal;
 use crate::tables::sockets::LocalSocket;
 use crate::tcp::shared::Listener;
 use crate::tcp::stack::Order;
@@ -66,6 +67,12 @@ pub enum Event {
         v6: bool,
         port: u16,
         quiet: bool,
+    },
+    /// A copy of SIP that passed a client's TUN device; `sent` by this host.
+    Signal {
+        session: u64,
+        sent: bool,
+        signal: Signal,
     },
     Udp {
         socket: Arc<LocalSocket>,
@@ -210,6 +217,17 @@ impl EventQueue {
     /// Whether more may be told that a peer has a hand in; who is turned away looks again later.
     pub fn has_room(&self) -> bool {
         self.events.lock().len() < EVENT_QUEUE
+    }
+
+    /// Hand up a copy of signalling, for which nobody waits; false if there is no room.
+    pub fn offer_signal(&self, session: u64, sent: bool, signal: Signal) -> bool {
+        let mut events = self.events.lock();
+        if events.len() >= EVENT_QUEUE / 2 {
+            return false;
+        }
+        events.push_back(Event::Signal { session, sent, signal });
+        self.signal(events.len());
+        true
     }
 
     /// Report a fact. False only if even the reserve is exhausted.

@@ -104,6 +104,8 @@ counters! {
     MediaDoubled => "media_doubled",
     /// Second copies of such media, dropped as meant.
     CopyDropped => "copies_dropped",
+    /// Messages about calls that were not looked at, because there were too many.
+    SignalUnread => "signals_unread",
     PathAlertSent => "path_alerts_sent",
     PathAlertHeard => "path_alerts_heard",
     /// Sent instead of media while it pauses.

@@ -19,8 +19,9 @@ use crate::packet::{Meta, TCP, UdpHead, echo_reply, readdress_both, udp_checksum
 use crate::sys::SendBatch;
 use crate::tables::nat::Applied;
 use crate::tables::relays::{Onward, Relay};
+use crate::tables::signals::Look;
 use crate::tables::sockets::LocalSocket;
-use crate::tables::{Role, Session, Sink, Target};
+use crate::tables::{FlowKey, PathMode, Role, Session, Sink, Target};
 use crate::tunnel::{DatagramLink, Link, Tunnel};
 
 /// Outcome of a step: a drop has a name.
@@ -95,7 +96,12 @@ impl Forwarder {
         }
         self.record(session, data);
         match session.sink {
-            Sink::Route => self.route(Some(session), data, &meta, i8::from(datagram)),
+            Sink::Route => {
+                if !server {
+                    self.look_for_calls(session, data, &meta, false);
+                }
+                self.route(Some(session), data, &meta, i8::from(datagram))
+            }
             Sink::Local => self.deliver_local(Some(session), data, &meta, i8::from(datagram)),
         }
     }
@@ -159,11 +165,29 @@ impl Forwarder {
 
     /// From a client's own host, whose programs do not say which of their flows are media.
     fn take_from_host(&mut self, session: &Arc<Session>, data: &mut [u8], meta: &Meta) -> Outcome {
+        self.look_for_calls(session, data, meta, true);
         if session.detector.observe(meta, data, self.now_us) {
             let (v6, port) = (meta.source.is_ipv6(), meta.source_port);
+            if session.detector.wants_datagram() {
+                let key = FlowKey { protocol: meta.protocol, v6, port, far: None };
+                session.flows.introduce(key, PathMode::Datagram);
+            }
             self.engine.events.push(Event::Flow { session: session.id, v6, port, quiet: false });
         }
         self.deliver_session(session, data, meta)
+    }
+
+    /// Copy SIP to the control plane, which learns from it where media will be.
+    #[inline]
+    fn look_for_calls(&self, session: &Session, data: &[u8], meta: &Meta, sent: bool) {
+        let copied = match session.signals.look(meta, data, self.now_us) {
+            Look::Nothing => true,
+            Look::Found(signal) => self.engine.events.offer_signal(session.id, sent, signal),
+            Look::TooMuch => false,
+        };
+        if !copied {
+            self.counters.add(Counter::SignalUnread);
+        }
     }
 
     /// Send from a local socket. Errors name the drop.

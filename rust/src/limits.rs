@@ -49,6 +49,9 @@ pub const QUEUE_KEEP: usize = 16 * 1024;
 /// Steering rows of one session; the same number as `opentsm.limits.MAX_FLOWS_PER_SESSION`.
 pub const MAX_FLOWS: usize = 2048;
 
+/// Ranges of ports that a user may call media; each is looked at for each packet of the client's.
+pub const MAX_PORT_RANGES: usize = 16;
+
 /// Events waiting for Python. Beyond it control messages are no longer read from their senders.
 pub const EVENT_QUEUE: usize = 16 * 1024;
 

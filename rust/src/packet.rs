@@ -11,6 +11,9 @@ const V4_HEADER: usize = 20;
 const V6_HEADER: usize = 40;
 pub const UDP_HEADER: usize = 8;
 
+/// DSCP of voice: expedited forwarding (RFC 8837).
+pub const EXPEDITED: u8 = 46;
+
 /// Why a packet was not understood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PacketError {
@@ -128,12 +131,12 @@ impl Meta {
     /// RFC 8837). SIP is text and never begins so. A wrong guess costs order in a queue, nothing else.
     #[inline]
     pub fn looks_like_media(&self, data: &[u8]) -> bool {
-        const EF: u8 = 46;
         if self.protocol != UDP || self.fragment {
             return false;
         }
         let first = data.get(self.transport + UDP_HEADER);
-        self.tos >> 2 == EF || (self.length >= self.transport + 16 && first.is_some_and(|b| b >> 6 == 2))
+        self.tos >> 2 == EXPEDITED
+            || (self.length >= self.transport + 16 && first.is_some_and(|b| b >> 6 == 2))
     }
 }
 

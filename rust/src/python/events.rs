@@ -95,6 +95,18 @@ pub struct FlowQuiet {
     ipv6: bool,
 }
 
+/// SIP about a call that passed a client's TUN device.
+#[pyclass(frozen, get_all, module = "opentsm.userplane._core")]
+pub struct SignalSeen {
+    session: u64,
+    sent: bool,
+    protocol: u8,
+    source: Address,
+    destination: Address,
+    sequence: u32,
+    data: Py<PyBytes>,
+}
+
 /// An inner UDP datagram for a local socket.
 #[pyclass(frozen, get_all, module = "opentsm.userplane._core")]
 pub struct UdpReceived {
@@ -129,6 +141,7 @@ match_args! {
     PathAlive: ["tunnel"],
     FlowSeen: ["session", "port"],
     FlowQuiet: ["session", "port"],
+    SignalSeen: ["session", "data"],
     UdpReceived: ["socket", "data", "source"],
     TcpAccepted: ["listener", "connection"],
     TcpConnected: ["connection"],
@@ -177,6 +190,16 @@ pub fn to_python(py: Python<'_>, event: Event) -> PyResult<Py<PyAny>> {
         Event::Flow { session, v6, port, quiet: true } => {
             FlowQuiet { session, protocol: UDP, port, ipv6: v6 }.into_py_any(py)
         }
+        Event::Signal { session, sent, signal } => SignalSeen {
+            session,
+            sent,
+            protocol: signal.protocol,
+            source: address(signal.source),
+            destination: address(signal.destination),
+            sequence: signal.sequence,
+            data: bytes(&signal.data),
+        }
+        .into_py_any(py),
         Event::Udp { socket, data, source, path } => {
             UdpReceived { socket: socket.id, data: bytes(&data), source: address(source), path }
                 .into_py_any(py)

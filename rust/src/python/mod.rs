@@ -11,8 +11,8 @@ mod tcp;
 mod _core {
     #[pymodule_export]
     use super::events::{
-        ControlMessage, DatagramReady, FlowQuiet, FlowSeen, PathAlive, PathSilent, StreamReady, TunnelClosed,
-        TunnelIdle, UdpReceived,
+        ControlMessage, DatagramReady, FlowQuiet, FlowSeen, PathAlive, PathSilent, SignalSeen, StreamReady,
+        TunnelClosed, TunnelIdle, UdpReceived,
     };
     #[pymodule_export]
     use super::plane::UserPlane;

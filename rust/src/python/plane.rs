@@ -22,6 +22,8 @@ use crate::crypto::{
 };
 use crate::egress::Class;
 use crate::engine::{Engine, Running, Tun};
+use crate::limits::MAX_PORT_RANGES;
+use crate::tables::detect::{Hints, MediaPort};
 use crate::tables::nat::Rule;
 use crate::tables::relays::{EARLY, End, Follow};
 use crate::tables::reservations::Reservation;
@@ -463,7 +465,27 @@ impl UserPlane {
     #[pyo3(signature = (session, *, protocol, port, ipv6 = false, far = None))]
     fn unsteer(&self, session: u64, protocol: u8, port: u16, ipv6: bool, far: Far) -> PyResult<()> {
         let key = FlowKey { protocol, v6: ipv6, port, far: far_end(&far)? };
-        self.session(session)?.flows.unset(&key);
+        let session = self.session(session)?;
+        session.flows.unset(&key);
+        session.detector.forget(MediaPort { v6: ipv6, port });
+        Ok(())
+    }
+
+    #[pyo3(signature = (session, *, signals, datagram, ports = Vec::new(), expedited = false))]
+    fn watch_media(
+        &self,
+        session: u64,
+        signals: bool,
+        datagram: bool,
+        ports: Vec<(u16, u16)>,
+        expedited: bool,
+    ) -> PyResult<()> {
+        let session = self.session(session)?;
+        if ports.len() > MAX_PORT_RANGES {
+            return Err(value_error(format!("more than {MAX_PORT_RANGES} ranges of ports")));
+        }
+        session.signals.watch(signals);
+        session.detector.set_hints(Hints { ports, expedited, datagram });
         Ok(())
     }
 

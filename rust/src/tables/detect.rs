@@ -2,14 +2,17 @@
 //!
 //! RFC 3550 appendix A.1 keeps a source on probation until a few packets with ascending numbers have come;
 //! we do the same, for one inner port at a time. A wrong guess costs a flow its place on the stream, never a
-//! packet: both paths lead to the same address.
+//! packet: both paths lead to the same address. Ports (and DSCP EF) that the user calls media need no probation.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use ahash::RandomState;
+use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 
-use crate::packet::{Meta, UDP, UDP_HEADER};
+use super::signals::is_call;
+use crate::packet::{EXPEDITED, Meta, UDP, UDP_HEADER};
 
 /// Packets in a row before a flow counts as media: 80 ms of a call, and chance needs 2^48 tries.
 const PROBATION: u8 = 4;
@@ -28,6 +31,28 @@ pub struct MediaPort {
     pub port: u16,
 }
 
+/// What the user says of media on this machine.
+#[derive(Debug, Default)]
+pub struct Hints {
+    /// Ranges of ports, both ends included, that carry nothing else.
+    pub ports: Vec<(u16, u16)>,
+    /// DSCP EF means media (RFC 8837).
+    pub expedited: bool,
+    /// Media wants the datagram tunnel, without waiting for the control plane to say so.
+    pub datagram: bool,
+}
+
+impl Hints {
+    fn declare(&self, meta: &Meta, data: &[u8]) -> bool {
+        let port = meta.source_port;
+        self.ports.iter().any(|(low, high)| (*low..=*high).contains(&port))
+            || self.expedited
+                && meta.tos >> 2 == EXPEDITED
+                // Some phones mark all they send.
+                && !meta.udp_payload(data).is_some_and(is_call)
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Watched {
     ssrc: u32,
@@ -40,13 +65,28 @@ struct Watched {
 #[derive(Debug, Default)]
 pub struct Detector {
     ports: Mutex<HashMap<MediaPort, Watched, RandomState>>,
+    hints: ArcSwapOption<Hints>,
 }
 
 impl Detector {
+    /// From now on, with these hints.
+    pub fn set_hints(&self, hints: Hints) {
+        self.hints.store(Some(Arc::new(hints)));
+    }
+
+    /// Whether media that is found may use the datagram tunnel at once.
+    pub fn wants_datagram(&self) -> bool {
+        self.hints.load().as_ref().is_some_and(|h| h.datagram)
+    }
+
     /// Look at a packet the client sends. True once, when its port is found to carry media.
     pub fn observe(&self, meta: &Meta, data: &[u8], now_us: u64) -> bool {
         if meta.protocol != UDP || meta.fragment {
             return false;
+        }
+        let key = MediaPort { v6: meta.source.is_ipv6(), port: meta.source_port };
+        if self.hints.load().as_ref().is_some_and(|h| h.declare(meta, data)) {
+            return self.advance(key, None, now_us);
         }
         let Some(head) = data.get(meta.transport + UDP_HEADER..).and_then(|d| d.first_chunk::<12>()) else {
             return false;
@@ -58,11 +98,11 @@ impl Detector {
         }
         let number = u16::from_be_bytes([head[2], head[3]]);
         let ssrc = u32::from_be_bytes([head[8], head[9], head[10], head[11]]);
-        let key = MediaPort { v6: meta.source.is_ipv6(), port: meta.source_port };
-        self.advance(key, ssrc, number, now_us)
+        self.advance(key, Some((ssrc, number)), now_us)
     }
 
-    fn advance(&self, key: MediaPort, ssrc: u32, number: u16, now_us: u64) -> bool {
+    /// `rtp`: source and number of the packet; None: it is media without looking.
+    fn advance(&self, key: MediaPort, rtp: Option<(u32, u16)>, now_us: u64) -> bool {
         let mut ports = self.ports.lock();
         if ports.len() >= MAX_WATCHED && !ports.contains_key(&key) {
             ports.retain(|_, w| w.run >= PROBATION);
@@ -70,17 +110,27 @@ impl Detector {
                 return false;
             }
         }
+        let (ssrc, number) = rtp.unwrap_or_default();
         let first = Watched { ssrc, next: number, run: 0, last_us: now_us };
         let watched = ports.entry(key).or_insert(first);
         watched.last_us = now_us;
         if watched.run >= PROBATION {
             return false;
         }
+        if rtp.is_none() {
+            watched.run = PROBATION;
+            return true;
+        }
         let in_turn = watched.ssrc == ssrc && watched.next == number;
         watched.run = if in_turn { watched.run + 1 } else { 1 };
         watched.ssrc = ssrc;
         watched.next = number.wrapping_add(1);
         watched.run >= PROBATION
+    }
+
+    /// Look at this port as if it were new: what steered it is gone.
+    pub fn forget(&self, port: MediaPort) {
+        self.ports.lock().remove(&port);
     }
 
     /// Forget the ports that have been silent; those that carried media are returned.
@@ -127,12 +177,36 @@ mod tests {
         let detector = Detector::default();
         assert_eq!(feed(&detector, 5000, &[65534, 65535, 0], 0), 0);
         assert_eq!(feed(&detector, 5000, &[1, 2, 3, 4, 9], 0), 1);
+        detector.forget(MediaPort { v6: false, port: 5000 });
+        assert_eq!(feed(&detector, 5000, &[10, 11, 12, 13], 0), 1);
     }
 
     #[test]
     fn numbers_out_of_turn_are_not() {
         let detector = Detector::default();
         assert_eq!(feed(&detector, 5000, &[1, 2, 3, 5, 6, 7, 9, 9, 9, 9], 0), 0);
+    }
+
+    #[test]
+    fn what_the_user_calls_media_is_media_at_once() {
+        let detector = Detector::default();
+        detector.set_hints(Hints { ports: vec![(9, 10), (5000, 5001)], expedited: true, datagram: true });
+        assert!(detector.wants_datagram());
+        assert_eq!(feed(&detector, 5001, &[7, 90, 8], 0), 1);
+        assert_eq!(feed(&detector, 5002, &[7, 90, 8], 0), 0);
+        let text = |payload: &[u8]| {
+            let head = UdpHead {
+                source: "10.0.0.1".parse().unwrap(),
+                source_port: 6000,
+                destination: "10.0.0.2".parse().unwrap(),
+                destination_port: 9,
+                tos: EXPEDITED << 2,
+            };
+            let mut out = Vec::new();
+            assert!(write_udp(&head, payload, &mut out));
+            detector.observe(&Meta::parse(&out).unwrap(), &out, 0)
+        };
+        assert_eq!([text(b"BYE sip:a SIP/2.0\r\n\r\n"), text(b"fax"), text(b"fax")], [false, true, false]);
     }
 
     #[test]

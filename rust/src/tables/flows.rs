@@ -123,6 +123,16 @@ impl FlowTable {
         true
     }
 
+    /// Begin a row for a flow that packets show to be media, unless there is one or no room.
+    pub fn introduce(&self, key: FlowKey, mode: PathMode) {
+        let mut rows = self.rows.lock();
+        if rows.map.len() < MAX_FLOWS && !rows.map.contains_key(&key) {
+            rows.exact += usize::from(key.far.is_some());
+            rows.map.insert(key, FlowRow::new(mode, true, false));
+            self.count.store(rows.map.len(), Ordering::Release);
+        }
+    }
+
     /// Forget a flow.
     pub fn unset(&self, key: &FlowKey) {
         let mut rows = self.rows.lock();
@@ -236,6 +246,16 @@ mod tests {
         assert_eq!(table.choose(&meta(4000, 9), true, false), Some(Verdict { datagram: false, media: true }));
         assert_eq!(table.choose(&meta(9, 4000), false, true), Some(Verdict { datagram: true, media: true }));
         assert_eq!(table.choose(&meta(4001, 9), true, true), None);
+    }
+
+    #[test]
+    fn a_row_that_packets_began_does_not_overrule_one_that_was_set() {
+        let table = FlowTable::default();
+        table.introduce(key(4000, None), PathMode::Datagram);
+        assert_eq!(table.choose(&meta(4000, 9), true, true), Some(Verdict { datagram: true, media: true }));
+        table.set(key(4000, None), PathMode::Stream, true);
+        table.introduce(key(4000, None), PathMode::Datagram);
+        assert_eq!(table.choose(&meta(4000, 9), true, true), Some(Verdict { datagram: false, media: true }));
     }
 
     #[test]

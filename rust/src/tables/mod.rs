@@ -10,6 +10,7 @@ pub mod routes;
 pub mod rtcp;
 pub mod session;
 pub mod sharded;
+pub mod signals;
 pub mod sockets;
 
 pub use flows::{Direction, FlowKey, FlowTable, PathMode};

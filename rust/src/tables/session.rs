@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use super::detect::Detector;
 use super::doubt::Doubt;
 use super::flows::FlowTable;
+use super::signals::Signals;
 use crate::capture::Capture;
 use crate::tunnel::Tunnel;
 
@@ -88,6 +89,8 @@ pub struct Session {
     pub doubt: Doubt,
     /// Looks for media in what a TUN device sends.
     pub detector: Detector,
+    /// Looks for SIP in what passes a TUN device.
+    pub signals: Signals,
     pub drops: SessionDrops,
     stream: ArcSwapOption<Tunnel>,
     datagram: ArcSwapOption<Tunnel>,
@@ -108,6 +111,7 @@ impl Session {
             flows: FlowTable::default(),
             doubt: Doubt::default(),
             detector: Detector::default(),
+            signals: Signals::default(),
             drops: SessionDrops::default(),
             stream: ArcSwapOption::empty(),
             datagram: ArcSwapOption::empty(),

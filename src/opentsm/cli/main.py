@@ -49,6 +49,7 @@ COMMANDS: Final = (
     CommandEntry("connect", "Make a tunnel and show it live.", "opentsm.cli.connect"),
     CommandEntry("up", "Give this machine a tunnel (TUN device; root).", "opentsm.cli.up"),
     CommandEntry("run", "Run one program whose only way out is a tunnel.", "opentsm.cli.run"),
+    CommandEntry("media", "Show or change where media of a running tunnel goes.", "opentsm.cli.media"),
     CommandEntry("call", "Place a call through the tunnel.", "opentsm.cli.call"),
     CommandEntry("answer", "Take calls through the tunnel.", "opentsm.cli.answer"),
     CommandEntry("call-test", "Test the line to a server, on each path.", "opentsm.cli.call_test"),

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from opentsm.client.hostmedia import MediaOptions
 from opentsm.client.run import Reach
 from opentsm.errors import ConfigError
 from opentsm.types import PathMode, Service
@@ -29,9 +30,17 @@ Ddt = Annotated[
     typer.Option("--ddt/--no-ddt", help="Media that is seen moves to the datagram tunnel by itself."),
 ]
 Auto = Annotated[bool, typer.Option("--auto", help="Media takes the better path, by loss, delay and jitter.")]
+MediaPorts = Annotated[
+    list[str] | None,
+    typer.Option(metavar="FIRST-LAST", help="These ports of programs here carry media and nothing else."),
+]
+MediaEf = Annotated[bool, typer.Option("--media-ef", help="What programs mark as voice (DSCP EF) is media.")]
 Pcap = Annotated[FilePath | None, typer.Option(help="Write inner packets to this file.")]
 
 SERVER_VARIABLE: Final = "OPENTSM_SERVER"
+
+MAX_PORT_RANGES: Final = 16
+"""As in the user plane, which looks at each of them for each packet."""
 
 
 def reach(
@@ -49,11 +58,13 @@ def reach(
     ddt: bool,
     auto: bool,
     pcap: FilePath | None,
+    media_ports: list[str] | None = None,
+    media_ef: bool = False,
 ) -> Reach:
     """The options as arguments of ``connect``.
 
     Raises:
-        ConfigError: a file cannot be read.
+        ConfigError: a file cannot be read, or a range of ports is none.
     """
     options: dict[str, Any] = {
         "username": user,
@@ -67,8 +78,29 @@ def reach(
         "services": [Service.DDT] if ddt else [],
         "pcap": pcap,
     }
-    media = PathMode.STREAM if not ddt else PathMode.AUTO if auto else PathMode.DATAGRAM
-    return Reach(tuple(servers), options, media)
+    mode = PathMode.STREAM if not ddt else PathMode.AUTO if auto else PathMode.DATAGRAM
+    return Reach(tuple(servers), options, MediaOptions(mode, parse_ports(media_ports or []), media_ef))
+
+
+def parse_ports(texts: list[str]) -> tuple[tuple[int, int], ...]:
+    """Ranges of ports as people write them: ``10000-20000``, or one port.
+
+    Raises:
+        ConfigError: it is none, or there are too many.
+    """
+    ranges: list[tuple[int, int]] = []
+    for text in texts:
+        low, dash, high = text.partition("-")
+        try:
+            first, last = int(low), int(high if dash else low)
+        except ValueError:
+            first = last = 0
+        if not 1 <= first <= last <= 65535:
+            raise ConfigError(f"--media-ports {text}: not a range of ports", hint="write it like 10000-20000")
+        ranges.append((first, last))
+    if len(ranges) > MAX_PORT_RANGES:
+        raise ConfigError(f"more than {MAX_PORT_RANGES} times --media-ports", hint="join ranges")
+    return tuple(ranges)
 
 
 def _password(file: FilePath | None, prompt: bool) -> str | None:

@@ -41,6 +41,8 @@ def main(
     family: reaching.Family = "both",
     ddt: reaching.Ddt = True,
     auto: reaching.Auto = False,
+    media_ports: reaching.MediaPorts = None,
+    media_ef: reaching.MediaEf = False,
     pcap: reaching.Pcap = None,
     name: Annotated[str, typer.Option(help="Name of the device, inside.")] = DEFAULT_NAME,
     dns: Annotated[bool, typer.Option("--dns/--no-dns", help="Use the name servers inside.")] = True,
@@ -65,6 +67,8 @@ def main(
         ddt=ddt,
         auto=auto,
         pcap=pcap,
+        media_ports=media_ports,
+        media_ef=media_ef,
     )
     parse_servers(servers)  # a mistake is told before anything is made
     logs.configure(log_level, LogFormat.TEXT)

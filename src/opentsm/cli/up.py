@@ -48,6 +48,8 @@ def main(
     family: reaching.Family = "both",
     ddt: reaching.Ddt = True,
     auto: reaching.Auto = False,
+    media_ports: reaching.MediaPorts = None,
+    media_ef: reaching.MediaEf = False,
     pcap: reaching.Pcap = None,
     name: Annotated[str, typer.Option(help="Name of the device.")] = DEFAULT_NAME,
     route: Annotated[
@@ -80,6 +82,8 @@ def main(
         ddt=ddt,
         auto=auto,
         pcap=pcap,
+        media_ports=media_ports,
+        media_ef=media_ef,
     )
     routes = tuple(parse_route(text) for text in route or ())
     options = HostOptions(check_name(name), routes, default_route, dns)

@@ -102,9 +102,11 @@ class Keeper:
 
     Args:
         channel: to the process. pid: its id. tun: the device's descriptor, the caller's to use and close.
+        name: of the device.
     """
 
-    def __init__(self, channel: socket.socket, pid: int, tun: int) -> None:
+    def __init__(self, channel: socket.socket, pid: int, tun: int, name: str = DEFAULT_NAME) -> None:
+        self.name = name
         self.pid = pid
         self.tun = tun
         self._channel = channel
@@ -132,7 +134,7 @@ class Keeper:
             ours.close()
             os.waitpid(pid, 0)
             raise
-        return cls(ours, pid, fds[0])
+        return cls(ours, pid, fds[0], name)
 
     def configure(self, configuration: Configuration, *, dns: bool) -> None:
         """Give the namespace the tunnel's addresses, a default route, and (``dns``) its name servers.

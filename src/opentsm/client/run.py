@@ -18,7 +18,9 @@ from typing import Any, Final
 import structlog
 
 from opentsm.client.address import parse_servers
+from opentsm.client.control import answering
 from opentsm.client.host import HostNetwork, HostOptions, outer_addresses
+from opentsm.client.hostmedia import MediaOptions
 from opentsm.client.keeper import Keeper
 from opentsm.client.notifications import (
     NetworkChanged,
@@ -33,7 +35,7 @@ from opentsm.client.tunnel import Tunnel, connect
 from opentsm.errors import PlatformError, TunnelClosedError
 from opentsm.protocol.actions import Configuration
 from opentsm.tasks import cancel, spawn
-from opentsm.types import IpAddress, PathMode
+from opentsm.types import IpAddress
 
 FOLLOW_EVERY: Final = 2.0
 """Seconds between looks at this machine's routes while the tunnel is lost: as quick as its own attempts."""
@@ -51,12 +53,12 @@ class Reach:
     Args:
         servers: addresses, as for ``connect``.
         options: further arguments of ``connect``; ``proxy`` as text.
-        media: where media flows go that are seen: see ``TunDevice``.
+        media: where media goes that is found on the device, and what the user says of it.
     """
 
     servers: tuple[str, ...]
     options: dict[str, Any] = field(default_factory=dict, repr=False)
-    media: PathMode = PathMode.DATAGRAM
+    media: MediaOptions = field(default_factory=MediaOptions)
 
 
 async def up(reach: Reach, options: HostOptions, stage: Stage) -> None:
@@ -68,13 +70,16 @@ async def up(reach: Reach, options: HostOptions, stage: Stage) -> None:
     """
     check_root(os.geteuid())
     outer = await look_up_outer(reach)
-    device = TunDevice(open_device(options.name), media=reach.media)
+    device = TunDevice(open_device(options.name), reach.media)
     with contextlib.closing(device):
         network = HostNetwork(options, outer)
         try:
             async with connect(reach.servers, **reach.options, tun=device) as tunnel:
                 await asyncio.to_thread(network.apply, tunnel.configuration)
-                async with _following(tunnel, network.apply, network.follow):
+                async with (
+                    _following(tunnel, network.apply, network.follow),
+                    answering(options.name, tunnel, device),
+                ):
                     stage(tunnel, device)
                     raise TunnelClosedError(f"the tunnel is closed: {await tunnel.wait_closed()}")
         finally:
@@ -91,7 +96,7 @@ async def run(reach: Reach, keeper: Keeper, *, dns: bool) -> int:
         PlatformError: the namespace cannot be set up.
         TunnelError: there is no tunnel to begin with.
     """
-    device = TunDevice(keeper.tun, media=reach.media)
+    device = TunDevice(keeper.tun, reach.media)
     with contextlib.closing(device):
         async with connect(reach.servers, **reach.options, tun=device) as tunnel:
 
@@ -99,7 +104,7 @@ async def run(reach: Reach, keeper: Keeper, *, dns: bool) -> int:
                 keeper.configure(configuration, dns=dns)
 
             await asyncio.to_thread(apply, tunnel.configuration)
-            async with _following(tunnel, apply, None):
+            async with _following(tunnel, apply, None), answering(keeper.name, tunnel, device):
                 return await _program(tunnel, keeper)
 
 

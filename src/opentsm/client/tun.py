@@ -2,7 +2,7 @@
 
     program -> kernel -> TUN device -> user plane -> stream tunnel, or DDT for flows that carry media
                                           |
-                                          +-> FlowSeen: this flow carries media -> its switch is turned
+                                          +-> ``hostmedia``: what of this is media
 
 ``TunDevice`` joins an open device to a ``Connection``. It makes no device and sets no address: ``host`` does
 that on this machine, ``keeper`` in a network namespace of its own.
@@ -14,14 +14,13 @@ import contextlib
 import errno
 import os
 import socket
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-import structlog
-
-from opentsm.errors import ConfigError, LocalProtocolError, PlatformError, TunnelClosedError
-from opentsm.limits import MAX_FLOWS_PER_SESSION
-from opentsm.types import Flow, IpAddress, Path, PathMode, Protocol, SocketAddress
-from opentsm.userplane._core import FlowQuiet, FlowSeen
+from opentsm.client.hostmedia import HostFlow, HostMedia, MediaOptions
+from opentsm.errors import ConfigError, PlatformError
+from opentsm.types import IpAddress, Path, PathMode
+from opentsm.userplane._core import FlowStats
 from opentsm.userplane.tun import DEVICE, open_queue
 
 if TYPE_CHECKING:
@@ -33,56 +32,8 @@ DEFAULT_MTU: Final = 1280
 """Largest inner packet in bytes where the server names none: what IPv6 needs (RFC 8200 section 5), and it
 fits a datagram tunnel on any path."""
 
-MAX_SEEN_FLOWS: Final = MAX_FLOWS_PER_SESSION // 2
-"""Media flows of programs behind one device. Half of what a session may have: a program that sends RTP from
-ever new ports must not use up the table."""
-
 _MAX_NAME: Final = 15
 """Characters of an interface's name (IFNAMSIZ, less the final zero)."""
-
-_log: Final = structlog.get_logger(__name__)
-
-
-class HostFlow:
-    """A media flow of some program on this host. Stands in the tunnel's book of flows beside its sockets.
-
-    Attributes:
-        mode: where its switch stands.
-    """
-
-    def __init__(self, connection: Connection, flow: Flow, mode: PathMode) -> None:
-        self.flow = flow
-        self.mode = mode
-        self._connection = connection
-
-    @property
-    def media(self) -> bool:
-        return True
-
-    @property
-    def owner(self) -> HostFlow:
-        return self
-
-    @property
-    def path(self) -> Path:
-        """The path its packets take now."""
-        return self._connection.path(self.flow)
-
-    def received(self, data: bytes, source: SocketAddress, path: int) -> None:
-        """Never called: its datagrams are the kernel's."""
-
-    def lost(self, error: TunnelClosedError) -> None:
-        """The tunnel has another address or none; whoever owns the socket sees that by itself."""
-
-    def lose(self, error: TunnelClosedError) -> None:
-        """The tunnel has lost the address: the flow is over."""
-        self.end()
-
-    def end(self) -> None:
-        """Its packets are plain traffic again."""
-        self._connection.bindings.release(self)
-        with contextlib.suppress(LocalProtocolError):
-            self._connection.unset(self.flow)
 
 
 class TunDevice:
@@ -90,68 +41,62 @@ class TunDevice:
 
     Args:
         fd: its descriptor; the device is ours until ``close``.
-        media: where media flows go that are seen on it: datagram (the DDT, whenever there is one), auto (the
-            better path), or stream (nothing is looked for).
+        options: where media goes that is found on it, and what the user says of it.
     """
 
-    def __init__(self, fd: int, *, media: PathMode = PathMode.DATAGRAM) -> None:
+    def __init__(self, fd: int, options: MediaOptions | None = None) -> None:
         self._fd = fd
-        self._media = media
+        self._options = MediaOptions() if options is None else options
         self._connection: Connection | None = None
-        self._session: int | None = None
         self._device: int | None = None
-        self._flows: dict[Flow, HostFlow] = {}
+        self._media: HostMedia | None = None
 
     @property
     def flows(self) -> tuple[HostFlow, ...]:
-        """Media flows that are alive."""
-        return tuple(self._flows.values())
+        """Media flows that are alive, or expected by a call."""
+        return () if self._media is None else self._media.flows
+
+    @property
+    def calls(self) -> int:
+        """Calls that are known from their signalling."""
+        return 0 if self._media is None else self._media.calls
+
+    def rows(self) -> list[tuple[FlowStats, Path]]:
+        """Packets of each media flow, and the path they take now."""
+        return [] if self._media is None else self._media.rows()
+
+    @property
+    def mode(self) -> PathMode:
+        """Where media goes."""
+        return self._options.mode
+
+    def set_mode(self, mode: PathMode) -> None:
+        """Send all media there, that of running calls and that to come. At any time."""
+        self._options = replace(self._options, mode=mode)
+        if self._media is not None:
+            self._media.set_mode(mode)
 
     # -- called by Connection ---------------------------------------------------------------------------
 
     def opened(self, connection: Connection, session: int, addresses: tuple[IpAddress, ...]) -> None:
         """The user plane has a session with these inner addresses (``sink="route"``): join it."""
         core = connection.plane.core
-        self._connection, self._session = connection, session
+        self._connection = connection
         # Each session gets a descriptor of its own; ours keeps the device alive in between.
         self._device = core.add_tun([os.dup(self._fd)], session=session)
         for address in addresses:
             core.route_tun(f"{address}/{address.max_prefixlen}", self._device)
-        if self._media is not PathMode.STREAM:
-            connection.plane.watch_flows(session, self._on_flow)
+        self._media = HostMedia(connection, session, addresses, self._options)
 
     def closing(self) -> None:
         """The user plane's session is about to be closed."""
         connection, self._connection = self._connection, None
-        if connection is None or self._session is None or self._device is None:
+        if connection is None or self._media is None or self._device is None:
             return
-        connection.plane.unwatch_flows(self._session)
+        self._media.close()
+        self._media = None
         with contextlib.suppress(KeyError):
             connection.plane.core.remove_tun(self._device)
-        self._flows.clear()
-
-    # -- media ------------------------------------------------------------------------------------------
-
-    def _on_flow(self, event: FlowSeen | FlowQuiet) -> None:
-        flow = Flow(Protocol(event.protocol), event.port, ipv6=event.ipv6)
-        if isinstance(event, FlowQuiet):
-            if (quiet := self._flows.pop(flow, None)) is not None:
-                _log.info("media ended", port=flow.port)
-                quiet.end()
-            return
-        connection = self._connection
-        if connection is None or flow in self._flows or len(self._flows) >= MAX_SEEN_FLOWS:
-            return
-        seen = HostFlow(connection, flow, self._media)
-        connection.bindings.adopt(seen)
-        try:
-            connection.set_mode(flow, self._media)
-        except LocalProtocolError as error:
-            connection.bindings.release(seen)
-            _log.info("media stays on the stream", port=flow.port, reason=str(error))
-            return
-        self._flows[flow] = seen
-        _log.info("media seen", port=flow.port, ipv6=flow.ipv6)
 
     # -- end --------------------------------------------------------------------------------------------
 

@@ -97,6 +97,19 @@ class FlowQuiet:
     ipv6: bool
 
 @final
+class SignalSeen:
+    """A copy of SIP about a call that passed a client's TUN device (see ``watch_media``)."""
+
+    __match_args__: Final = ("session", "data")
+    session: int
+    sent: bool  # by this host
+    protocol: int  # 17: one whole message; 6: a piece of a connection
+    source: tuple[str, int]
+    destination: tuple[str, int]
+    sequence: int  # TCP: number of the first byte of data
+    data: bytes
+
+@final
 class UdpReceived:
     """An inner UDP datagram for a local socket."""
 
@@ -166,6 +179,7 @@ Event = (
     | PathAlive
     | FlowSeen
     | FlowQuiet
+    | SignalSeen
     | UdpReceived
     | TcpAccepted
     | TcpConnected
@@ -353,6 +367,21 @@ class UserPlane:
         ipv6: bool = False,
         far: tuple[str, int] | None = None,
     ) -> None: ...
+    def watch_media(
+        self,
+        session: int,
+        *,
+        signals: bool,
+        datagram: bool,
+        ports: Sequence[tuple[int, int]] = (),
+        expedited: bool = False,
+    ) -> None:
+        """What to look for in the packets of a client's TUN device, beside RTP.
+
+        ``signals``: report SIP about calls (UDP on any port, TCP on port 5060) with SignalSeen. ``ports``
+        (first, last; at most 16 ranges) and, with ``expedited``, DSCP EF are media from the first packet on.
+        ``datagram``: media that is found takes the datagram tunnel at once, if there is one.
+        """
     # -- routing of inner packets on a server -----------------------------------------------------
     def route_tun(self, prefix_text: str, tun: int) -> None: ...
     def route_local(self, address: str) -> None:

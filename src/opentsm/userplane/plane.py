@@ -22,6 +22,7 @@ from opentsm.userplane._core import (
     FlowSeen,
     PathAlive,
     PathSilent,
+    SignalSeen,
     StreamReady,
     TcpAccepted,
     TcpClosed,
@@ -48,7 +49,8 @@ ConnectionEvent = TcpConnected | TcpReceived | TcpEof | TcpWritable | TcpClosed
 TunnelHandler = Callable[[TunnelEvent], None]
 AcceptHandler = Callable[[StreamReady], None]
 SessionHandler = Callable[[DatagramReady], None]
-FlowHandler = Callable[[FlowSeen | FlowQuiet], None]
+FlowEvent = FlowSeen | FlowQuiet | SignalSeen
+FlowHandler = Callable[[FlowEvent], None]
 SocketHandler = Callable[[bytes, SocketAddress, int], None]
 TcpAcceptHandler = Callable[[TcpAccepted], None]
 ConnectionHandler = Callable[[Any], None]
@@ -120,7 +122,7 @@ class Plane:
         self._sessions.pop(session, None)
 
     def watch_flows(self, session: int, handler: FlowHandler) -> None:
-        """Call ``handler`` for media flows found (or fallen silent) on this session's TUN device."""
+        """Call ``handler`` for media flows found (or fallen silent), and SIP, on this session's device."""
         self._flows[session] = handler
 
     def unwatch_flows(self, session: int) -> None:
@@ -173,7 +175,7 @@ class Plane:
             self.core.tcp_abort(event.connection)
 
     def _handler_of(
-        self, event: TunnelEvent | FlowSeen | FlowQuiet | TcpAccepted | ConnectionEvent
+        self, event: TunnelEvent | FlowEvent | TcpAccepted | ConnectionEvent
     ) -> Callable[..., None] | None:
         if isinstance(event, TcpReceived | TcpEof | TcpWritable | TcpConnected):
             return self._connections.get(event.connection)
@@ -181,7 +183,7 @@ class Plane:
             return self._connections.pop(event.connection, None)
         if isinstance(event, TcpAccepted):
             return self._tcp_listeners.get(event.listener)
-        if isinstance(event, FlowSeen | FlowQuiet):
+        if isinstance(event, FlowSeen | FlowQuiet | SignalSeen):
             return self._flows.get(event.session)
         if isinstance(event, TunnelClosed):
             return self._tunnels.pop(event.tunnel, None)

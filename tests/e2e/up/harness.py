@@ -21,13 +21,13 @@ CORE: Final = ("--route", "10.200.1.0/24", "--route", "fd66:300:1::/64")
 OPENTSM: Final = (sys.executable, "-m", "opentsm.cli.main")
 
 
-def reach(server: ServerProcess, folder: Path | None = None) -> list[str]:
+def reach(server: ServerProcess, folder: Path | None = None, user: str = USER) -> list[str]:
     """Words that say which server, and who we are."""
     where = folder or server.folder
     secret = where / "password"
     secret.write_text(f"{PASSWORD}\n")
     url = f"{server.shape.transport}://{server.host.ipv4}:{server.shape.port}"
-    return [url, "--user", USER, "--password-file", str(secret), "--ca", str(where / "ca.pem")]
+    return [url, "--user", user, "--password-file", str(secret), "--ca", str(where / "ca.pem")]
 
 
 def network(host: Host) -> str:
@@ -49,12 +49,15 @@ class Up:
 
     Args:
         options: further words of the command line.
+        host: the phone. user: who it logs in as.
     """
 
-    def __init__(self, lab: Lab, server: ServerProcess, *options: str, host: str = "phone1") -> None:
+    def __init__(
+        self, lab: Lab, server: ServerProcess, *options: str, host: str = "phone1", user: str = USER
+    ) -> None:
         self.host = lab[host]
-        self.command = [*OPENTSM, "up", *reach(server), *options]
-        self._log = server.folder / "up.log"
+        self.command = [*OPENTSM, "up", *reach(server, user=user), *options]
+        self._log = server.folder / f"up-{host}.log"
         self.process: subprocess.Popen[Any] | None = None
 
     def __enter__(self) -> Self:

@@ -81,10 +81,19 @@ def test_where_media_goes(ddt: bool, auto: bool, media: PathMode, tmp_path: File
         auto=auto,
         pcap=None,
     )
-    assert how.media is media
+    assert how.media.mode is media
     assert how.options["password"] == "open sesame"
     assert "open sesame" not in repr(how)
     assert how.options["verify"] is False, "a pin alone decides"
+
+
+def test_ranges_of_media_ports() -> None:
+    assert reaching.parse_ports(["10000-20000", "7078"]) == ((10000, 20000), (7078, 7078))
+    for wrong in ("", "0-9", "9-8", "1-65536", "a-b", "1-2-3"):
+        with pytest.raises(ConfigError, match="not a range of ports"):
+            reaching.parse_ports([wrong])
+    with pytest.raises(ConfigError, match="more than 16"):
+        reaching.parse_ports(["1"] * 17)
 
 
 def test_an_unreadable_password_is_a_configuration_error(tmp_path: FilePath) -> None:

@@ -18,11 +18,13 @@ import pytest
 
 from opentsm import notifications as n
 from opentsm.admin.certificates import Issued
+from opentsm.client.hostmedia import MediaOptions
 from opentsm.client.tun import TunDevice, check_name, open_device
 from opentsm.client.tunnel import Tunnel, connect
 from opentsm.errors import ConfigError, PlatformError, RefusedError
 from opentsm.types import Code, Path, PathMode, Service
 from tests.unit.client.peer import ECHO_PORT, GATEWAY, Peer, running_peer, until
+from tests.unit.client.test_signalling import sdp, sip
 
 VOICE_PORT = 40000
 
@@ -72,10 +74,12 @@ class Rig:
 
 
 @asynccontextmanager
-async def rigged(peer: Peer, ca: bytes, media: PathMode = PathMode.DATAGRAM) -> AsyncIterator[Rig]:
+async def rigged(
+    peer: Peer, ca: bytes, media: PathMode = PathMode.DATAGRAM, options: MediaOptions | None = None
+) -> AsyncIterator[Rig]:
     kernel, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     kernel.setblocking(False)
-    device = TunDevice(ours.detach(), media=media)
+    device = TunDevice(ours.detach(), options or MediaOptions(media))
     try:
         async with connect(peer.url, ca=ca, tun=device) as tunnel:
             yield Rig(tunnel, device, kernel)
@@ -136,11 +140,22 @@ async def test_without_ddt_media_stays_where_it_was(certificate: Issued, ca: byt
         assert [flow.path for flow in rig.device.flows] == [Path.STREAM]
 
 
-async def test_who_wants_no_ddt_is_not_watched(peer: Peer, ca: bytes) -> None:
+async def test_media_stays_on_the_stream_until_its_switch_is_turned_and_comes_back(
+    peer: Peer, ca: bytes
+) -> None:
     async with rigged(peer, ca, PathMode.STREAM) as rig:
         for number in range(10):
             assert await rig.echo(rtp(number)) == rtp(number)
-        assert (rig.device.flows, rig.tunnel.ddt_state) == ((), "absent")
+        await until(lambda: bool(rig.device.flows))
+        assert ([flow.path for flow in rig.device.flows], rig.tunnel.ddt_state) == ([Path.STREAM], "absent")
+        rig.device.set_mode(PathMode.DATAGRAM)
+        await until(lambda: rig.device.flows[0].path is Path.DATAGRAM)
+        assert await rig.echo(rtp(10)) == rtp(10)
+        rig.device.set_mode(PathMode.STREAM)
+        await until(lambda: rig.device.flows[0].path is Path.STREAM)
+        assert await rig.echo(rtp(11)) == rtp(11)
+        ((row, _),) = rig.device.rows()
+        assert (row.tx_datagram, row.media) == (1, True)
 
 
 async def test_in_mode_auto_seen_media_is_judged(peer: Peer, ca: bytes) -> None:
@@ -202,3 +217,63 @@ async def test_a_refusal_leaves_the_device_free(peer: Peer, ca: bytes) -> None:
         kernel.setblocking(False)
         with pytest.raises(ConnectionError):
             kernel.send(b"x")
+
+
+def invite(address: str) -> bytes:
+    return sip("INVITE sip:bob@example.test SIP/2.0", "1 INVITE", sdp(VOICE_PORT, address))
+
+
+async def test_media_announced_in_sdp_is_on_the_datagram_tunnel_from_its_first_packet(
+    peer: Peer, ca: bytes
+) -> None:
+    async with rigged(peer, ca) as rig:
+        assert await rig.echo(invite("192.168.1.5"), 5060) == invite("192.168.1.5"), "an address outside"
+        await until(lambda: [flow.path for flow in rig.device.flows] == [Path.DATAGRAM] * 2)
+        assert rig.device.calls == 1
+        for number in range(10):
+            assert await rig.echo(rtp(number)) == rtp(number)
+        assert await rig.echo(b"\x81\xc9\0\1\0\0\0\7", VOICE_PORT + 1)
+        rows = {row.port: row for row, _ in rig.device.rows()}
+        assert [(r.tx_stream, r.tx_datagram) for r in (rows[VOICE_PORT], rows[VOICE_PORT + 1])] == [
+            (0, 10),
+            (0, 1),
+        ]
+        bye = sip("BYE sip:bob@example.test SIP/2.0", "2 BYE")
+        assert await rig.echo(bye, 5060) == bye
+        await until(lambda: not rig.device.flows)
+        assert rig.device.calls == 0
+
+
+async def test_a_ringing_phone_has_its_datagram_tunnel_before_the_answer(peer: Peer, ca: bytes) -> None:
+    async with rigged(peer, ca) as rig:
+        # The echo sends our own INVITE back with another Call-ID, as if somebody called.
+        rig.send(sip("INVITE sip:alice@example.test SIP/2.0", "1 INVITE", call_id="in"))
+        await until(lambda: rig.tunnel.ddt_state == "up")
+        assert rig.device.flows == ()
+
+
+async def test_ports_that_the_user_calls_media_need_no_rtp(peer: Peer, ca: bytes) -> None:
+    options = MediaOptions(ports=((VOICE_PORT, VOICE_PORT + 9),))
+    async with rigged(peer, ca, options=options) as rig:
+        assert await rig.echo(b"fax", VOICE_PORT + 3) == b"fax"
+        await until(lambda: [flow.path for flow in rig.device.flows] == [Path.DATAGRAM])
+        assert await rig.echo(b"fax", VOICE_PORT + 4) == b"fax"
+        rows = {row.port: row for row in rig.tunnel.plane.core.flow_stats(_session(rig))}
+        assert (rows[VOICE_PORT + 4].tx_stream, rows[VOICE_PORT + 4].tx_datagram) == (0, 1), "at once"
+        assert await rig.echo(b"other", VOICE_PORT + 10) == b"other"
+        assert len(rig.device.flows) == 2
+
+
+def _session(rig: Rig) -> int:
+    session = rig.tunnel._connection.plane_session
+    assert session is not None
+    return session
+
+
+async def test_what_cannot_be_read_is_counted_and_goes_its_way(peer: Peer, ca: bytes) -> None:
+    async with rigged(peer, ca) as rig:
+        broken = b"INVITE sip:x SIP/2.0\r\n\r\n"
+        assert await rig.echo(broken, 5060) == broken
+        media = rig.device._media
+        assert media is not None
+        await until(lambda: media.unread["sip-syntax"] == 2)
