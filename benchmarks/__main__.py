@@ -16,13 +16,27 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from benchmarks.openvpn import OpenVpnTcp, OpenVpnUdp
 from benchmarks.plan import Results, busy_control_plane, compare
 from benchmarks.report import markdown, svg
 from benchmarks.rig import ROOT, Rig
-from benchmarks.variants import VARIANTS, Ocserv, make_keys
+from benchmarks.variants import (
+    Ocserv,
+    OcservDtls,
+    OcservTls,
+    OpenTsmDtls,
+    OpenTsmTls,
+    Plain,
+    Variant,
+    make_keys,
+)
 from opentsm.errors import PlatformError
 from opentsm.lab.privileges import Mode, ensure_privileges
 from opentsm.userplane import _core
+
+VARIANTS: Final[tuple[type[Variant], ...]] = (
+    *(Plain, OpenTsmDtls, OpenTsmTls, OcservDtls, OcservTls, OpenVpnUdp, OpenVpnTcp),
+)
 
 RESULTS: Final = ROOT / "bench-results"
 MANIFEST: Final = ROOT / "rust" / "Cargo.toml"
@@ -57,6 +71,7 @@ def machine_facts() -> dict[str, str]:
         "OpenSSL": _version(["openssl", "version"]) or ssl.OPENSSL_VERSION,
         "ocserv": _version(["ocserv", "--version"]),
         "openconnect": _version(["openconnect", "--version"]),
+        "OpenVPN": _version(["openvpn", "--version"]),
         "GnuTLS": _gnutls(),
     }
 

@@ -1,4 +1,5 @@
-"""What is compared: plain routing, OpenTSM and ocserv, each with its datagram and its stream path.
+"""What is compared: plain routing, OpenTSM and ocserv, each with its datagram and its stream path (OpenVPN is
+in ``openvpn``).
 
 A variant sets itself up on a rig, says how the core reaches the client and whose CPU time counts, checks
 that the packets really take the path they are said to take, and takes itself down.
@@ -20,14 +21,14 @@ from pathlib import Path
 from typing import ClassVar, Final
 
 from benchmarks.rig import CLIENT, CORE, DOWN_PORT, SERVER, UP_PORT, Rig, stop
-from opentsm.admin.certificates import create_authority, issue_server, write
+from opentsm.admin.certificates import create_authority, issue_client, issue_server, write
 from opentsm.errors import PlatformError
 
 INNER: Final = "10.64.0.2"
 USER: Final = "bench"
 PASSWORD: Final = "bench"
-OCSERV_SETTLE: Final = 10.0
-"""Seconds ocserv's worker and openconnect may take; they need half of one."""
+SETTLE: Final = 10.0
+"""Seconds a rival's server and client may take to be up; they need half of one."""
 
 
 MOST_MERGED: Final = 64
@@ -81,6 +82,18 @@ class Variant(ABC):
     def obstacle(cls) -> str | None:
         """Why this variant cannot run on this machine."""
         return None
+
+    def wait_for(self, condition: Callable[[], bool], complaint: str, log: Path) -> None:
+        """Wait until the condition holds.
+
+        Raises:
+            PlatformError: it does not within ``SETTLE`` seconds; the message has the complaint and the log.
+        """
+        deadline = time.monotonic() + SETTLE
+        while not condition():
+            if time.monotonic() > deadline:
+                raise PlatformError(f"{complaint}; see {log}")
+            time.sleep(0.02)
 
     def outer_packets(self) -> OuterPackets:
         """What has reached and left the sockets of the server's host so far: the tunnels, nothing else.
@@ -191,7 +204,7 @@ class Ocserv(Variant):
             log=log,
         )
         self._processes.append(server)
-        self._wait_for(lambda: "443" in self._listening(), "ocserv does not listen", log)
+        self.wait_for(lambda: "443" in self._listening(), "ocserv does not listen", log)
         client = self.rig.start(
             self.rig.client,
             ["openconnect", "--protocol=anyconnect", "--non-inter", "--passwd-on-stdin", "--user", USER]
@@ -206,10 +219,10 @@ class Ocserv(Variant):
         assert client.stdin is not None
         client.stdin.write(PASSWORD + "\n")
         client.stdin.flush()
-        self._wait_for(lambda: "scope" in self._address(), "openconnect has no address", log)
+        self.wait_for(lambda: "scope" in self._address(), "openconnect has no address", log)
         self.inner = self._address().split()[3].split("/")[0]
         if self.udp:
-            self._wait_for(lambda: "Established DTLS" in self._said(log), "no DTLS", log)
+            self.wait_for(lambda: "Established DTLS" in self._said(log), "no DTLS", log)
 
     def _write_files(self) -> None:
         folder = self.folder
@@ -241,13 +254,6 @@ class Ocserv(Variant):
     def _said(self, log: Path) -> str:
         return log.read_text(errors="replace") if log.exists() else ""
 
-    def _wait_for(self, condition: Callable[[], bool], complaint: str, log: Path) -> None:
-        deadline = time.monotonic() + OCSERV_SETTLE
-        while not condition():
-            if time.monotonic() > deadline:
-                raise PlatformError(f"{complaint}; see {log}")
-            time.sleep(0.02)
-
     @property
     def server_pids(self) -> list[int]:
         # The main process, the security module and one worker per client.
@@ -268,8 +274,6 @@ class OcservTls(Ocserv):
     udp = False
     datagrams = False
 
-
-VARIANTS: Final[tuple[type[Variant], ...]] = (Plain, OpenTsmDtls, OpenTsmTls, OcservDtls, OcservTls)
 
 # From the comments of the sample configuration: AES-GCM is the quickest cipher (128 bits, as ours), the
 # isolation of workers costs about 2 %, compression is off unless asked for.
@@ -326,9 +330,10 @@ esac
 
 
 def make_keys(folder: Path) -> None:
-    """A development CA and the server's certificate, for both servers."""
+    """A development CA, the server's certificate for all servers, and a client's for OpenVPN."""
     now = datetime.now(UTC)
     authority = create_authority(now)
     write(authority, folder, "ca")
     server = issue_server(authority, now, names=["bench.invalid"], addresses=[ip_address(SERVER)])
     write(server, folder, "server")
+    write(issue_client(authority, now, name=USER), folder, "client")

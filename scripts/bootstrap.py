@@ -113,6 +113,7 @@ GROUPS: Final[Mapping[str, Sequence[Need]]] = {
         Need("iproute2", has_program("ip"), "there is no rig to measure on"),
         Need("ocserv", has_program("ocserv"), "the comparison with ocserv is left out"),
         Need("openconnect", has_program("openconnect"), "the comparison with ocserv is left out"),
+        Need("openvpn", has_program("openvpn"), "the comparison with OpenVPN is left out"),
         HEADERS,
     ),
     "interop": (
@@ -122,7 +123,10 @@ GROUPS: Final[Mapping[str, Sequence[Need]]] = {
 }
 
 # Debian starts these when it installs them; they would hold the ports that OpenTSM is about.
-UNWANTED_SERVICES: Final = {"ocserv": ("ocserv.socket", "ocserv.service")}
+UNWANTED_SERVICES: Final = {
+    "ocserv": ("ocserv.socket", "ocserv.service"),
+    "openvpn": ("openvpn.service",),
+}
 
 
 # -- talking ------------------------------------------------------------------------------------------
