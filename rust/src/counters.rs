@@ -106,6 +106,25 @@ counters! {
     CopyDropped => "copies_dropped",
     /// Messages about calls that were not looked at, because there were too many.
     SignalUnread => "signals_unread",
+    /// Recovery frames sent: copies and parity of earlier frames.
+    RecoverySent => "recovery_sent",
+    /// Recovery frames not sent because the datagram had no room, or the frame was too large to be repeated.
+    RecoveryNoRoom => "recovery_no_room",
+    /// Lost media that came back as a copy.
+    MediaRecovered => "media_recovered",
+    /// Lost media that was computed from parity.
+    MediaRepaired => "media_repaired",
+    /// Parity that could not help, because more than one of its frames was missing.
+    RecoveryShort => "recovery_short",
+    /// Packets sent without their headers.
+    HeadersCompressed => "headers_compressed",
+    /// Packets sent plain for want of a free context.
+    ContextsFull => "contexts_full",
+    /// Packets without headers whose context was lost or never came.
+    ContextUnknown => "drop_context_unknown",
+    /// Coded frames of a peer with whom they are not agreed.
+    CodingNotAgreed => "drop_coding_not_agreed",
+    CodingMalformed => "drop_coding_malformed",
     PathAlertSent => "path_alerts_sent",
     PathAlertHeard => "path_alerts_heard",
     /// Sent instead of media while it pauses.

@@ -10,11 +10,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::boundary::{Command, Event};
+use crate::coded::Workspace;
 use crate::counters::{Counter, CounterSet};
 use crate::crypto::dtls_record::DatagramSealError;
 use crate::egress::{Class, Pushed};
 use crate::engine::{Engine, Tun};
-use crate::frame::{open_sequenced, write_sequenced};
+use crate::frame::open_sequenced;
 use crate::packet::{Meta, TCP, UdpHead, echo_reply, readdress_both, udp_checksum_ok, write_udp};
 use crate::sys::SendBatch;
 use crate::tables::nat::Applied;
@@ -43,6 +44,8 @@ pub struct Forwarder {
     doubled: Vec<u8>,
     /// Relays whose core-side sockets are in the batch: they stay open until it has been flushed.
     held: Vec<Arc<Relay>>,
+    packed: Vec<u8>,
+    pub(crate) coding: Workspace,
 }
 
 impl Forwarder {
@@ -59,6 +62,8 @@ impl Forwarder {
             scratch: Vec::with_capacity(2048),
             doubled: Vec::with_capacity(2048),
             held: Vec::with_capacity(crate::limits::BATCH),
+            packed: Vec::with_capacity(2048),
+            coding: Workspace::default(),
         }
     }
 
@@ -106,14 +111,21 @@ impl Forwarder {
         }
     }
 
-    /// A numbered packet that was sent by both paths: the first copy counts.
+    /// A numbered packet, of which copies may come: the first one counts.
     pub fn from_both_paths(&mut self, tunnel: &Arc<Tunnel>, frame: &mut [u8]) {
-        let Some((number, packet)) = open_sequenced(frame) else { return };
+        let Some((number, inner)) = open_sequenced(frame) else { return };
+        self.with_headers(tunnel, inner, |this, packet| this.take_numbered(tunnel, number, packet));
+    }
+
+    fn take_numbered(&mut self, tunnel: &Arc<Tunnel>, number: u32, packet: &mut [u8]) {
         let first = tunnel.session().as_ref().is_none_or(|session| {
-            if !tunnel.is_datagram() {
+            let first = session.doubt.first_of(number);
+            if tunnel.is_datagram() {
+                self.anchor(session, number, packet, first);
+            } else {
                 self.expect_by_datagram(session);
             }
-            session.doubt.first_of(number)
+            first
         });
         if first {
             self.from_tunnel(tunnel, packet);
@@ -280,16 +292,38 @@ impl Forwarder {
         let verdict = session.flows.choose(&meta, !server, datagram.is_some());
         let (by_datagram, media) =
             verdict.map_or_else(|| (false, meta.looks_like_media(data)), |v| (v.datagram, v.media));
-        if by_datagram && media && self.in_doubt(session, datagram.as_ref()) {
-            return self.deliver_doubled(session, datagram.as_ref(), data);
+        let doubt = by_datagram && media && self.in_doubt(session, datagram.as_ref());
+        if doubt || (by_datagram && media && self.repeats(session, data)) {
+            return self.deliver_numbered(session, datagram.as_ref(), data, doubt);
         }
+        if !session.coding.compresses() {
+            return self.deliver_once(session, datagram, (by_datagram, media), data, data.len());
+        }
+        let mut packed = std::mem::take(&mut self.packed);
+        packed.clear();
+        self.pack(session, data, &mut packed);
+        let outcome = self.deliver_once(session, datagram, (by_datagram, media), &packed, data.len());
+        self.packed = packed;
+        outcome
+    }
+
+    /// A frame that holds one packet, by one path.
+    fn deliver_once(
+        &mut self,
+        session: &Session,
+        datagram: Option<Arc<Tunnel>>,
+        (by_datagram, media): (bool, bool),
+        frame: &[u8],
+        inner: usize,
+    ) -> Outcome {
         let stream = if by_datagram { None } else { session.tunnel(false) };
         // Without a stream (it is being remade) everything that fits goes by the datagram tunnel.
         match (stream, datagram) {
             (Some(stream), _) => {
-                self.deliver_stream(&stream, if media { Class::Media } else { Class::Signalling }, data)
+                let class = if media { Class::Media } else { Class::Signalling };
+                self.queue_frame(&stream, class, frame).map(|()| stream.tx.count(inner))
             }
-            (None, Some(datagram)) => self.deliver_datagram(&datagram, data),
+            (None, Some(datagram)) => self.deliver_datagram_frame(&datagram, frame, inner),
             (None, None) => {
                 session.drops.no_path.fetch_add(1, Ordering::Relaxed);
                 Err(Counter::InnerNoPath)
@@ -308,32 +342,38 @@ impl Forwarder {
         session.doubt.active(self.now_us)
     }
 
-    /// By both paths, numbered, because the datagram path may be dying. One that takes it is enough.
-    fn deliver_doubled(&mut self, session: &Session, datagram: Option<&Arc<Tunnel>>, data: &[u8]) -> Outcome {
+    /// By datagram, numbered, with recovery data of earlier frames where that is agreed; in doubt by the stream as
+    /// well, because the datagram path may be dying. One that takes it is enough.
+    fn deliver_numbered(
+        &mut self,
+        session: &Session,
+        datagram: Option<&Arc<Tunnel>>,
+        data: &[u8],
+        doubt: bool,
+    ) -> Outcome {
         let mut frame = std::mem::take(&mut self.doubled);
         frame.clear();
-        write_sequenced(session.doubt.next_number(), data, &mut frame);
-        let by_stream = match session.tunnel(false) {
+        let number = session.doubt.next_number();
+        self.write_numbered(session, number, data, &mut frame);
+        let by_stream = match session.tunnel(false).filter(|_| doubt) {
             Some(stream) => {
                 self.queue_frame(&stream, Class::Media, &frame).map(|()| stream.tx.count(data.len()))
             }
             None => Err(Counter::InnerNoPath),
         };
-        let by_datagram = match datagram {
-            Some(tunnel) => self.deliver_datagram_frame(tunnel, &frame, data.len()),
+        let by_datagram = match datagram.and_then(|tunnel| tunnel.datagram().zip(Some(tunnel))) {
+            Some((link, tunnel)) => {
+                self.append_recovery(session, number, data, link.room(), &mut frame);
+                self.deliver_datagram_frame(tunnel, &frame, data.len())
+            }
             None => Err(Counter::InnerNoPath),
         };
         self.doubled = frame;
         by_stream.or(by_datagram)?;
-        self.counters.add(Counter::MediaDoubled);
+        if doubt {
+            self.counters.add(Counter::MediaDoubled);
+        }
         self.counters.add(Counter::InnerTx);
-        Ok(())
-    }
-
-    /// Queue an inner packet on a stream.
-    fn deliver_stream(&mut self, tunnel: &Arc<Tunnel>, class: Class, data: &[u8]) -> Outcome {
-        self.queue_frame(tunnel, class, data)?;
-        tunnel.tx.count(data.len());
         Ok(())
     }
 
@@ -362,10 +402,6 @@ impl Forwarder {
             }
         }
         Ok(())
-    }
-
-    fn deliver_datagram(&mut self, tunnel: &Arc<Tunnel>, data: &[u8]) -> Outcome {
-        self.deliver_datagram_frame(tunnel, data, data.len())
     }
 
     fn deliver_datagram_frame(&mut self, tunnel: &Arc<Tunnel>, frame: &[u8], inner: usize) -> Outcome {

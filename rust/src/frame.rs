@@ -1,6 +1,7 @@
 //! Frames: what stands back to back on a stream and together in a datagram (docs/protocol.md, "Frames"),
 //! and the fixed part of control messages that the user plane looks at.
 
+use crate::coding::frames::{PACKED, RECOVERY, packed_length, recovery_length};
 use crate::limits::{MAX_CONTROL_MESSAGE, MAX_INNER_PACKET, MAX_PROBE, MAX_TLVS};
 
 /// Bytes of a control message before its TLVs.
@@ -40,6 +41,10 @@ pub enum Frame {
     Control(usize),
     /// A numbered inner packet that may come twice; the length is of the whole frame.
     Sequenced(usize),
+    /// Compressed headers: a packet without its headers, with a context, or word about one.
+    Packed(usize),
+    /// Recovery data: earlier frames of a flow, for when they were lost.
+    Recovery(usize),
     /// The frame is not complete; nothing can be said before more bytes are there.
     Incomplete,
 }
@@ -66,6 +71,8 @@ pub fn next_frame(data: &[u8]) -> Result<Frame, FrameError> {
         6 => inner_length(data, 6, 4, 40, 40),
         1 if first & 0x0f == 0 => control_length(data),
         1 if *first == SEQUENCED => sequenced_length(data),
+        1 if *first == PACKED => packed_length(data),
+        1 if *first == RECOVERY => recovery_length(data),
         1 => Err(FrameError::Reserved),
         _ => Err(FrameError::Malformed),
     }
@@ -91,25 +98,33 @@ fn inner_length(
     Ok(if data.len() >= length { Frame::Inner(length) } else { Frame::Incomplete })
 }
 
-/// Type 0x12, reserved 0, number (32 bits), then one inner packet.
+/// Type 0x12, reserved 0, number (32 bits), then one inner packet, which may have its headers compressed.
 fn sequenced_length(data: &[u8]) -> Result<Frame, FrameError> {
     let Some(inner) = data.get(SEQUENCED_HEADER..).filter(|d| !d.is_empty()) else {
         return Ok(Frame::Incomplete);
     };
-    if !matches!(inner.first().map(|b| b >> 4), Some(4 | 6)) {
-        return Err(FrameError::Malformed);
+    match inner.first() {
+        Some(first) if matches!(first >> 4, 4 | 6) || *first == PACKED => {}
+        _ => return Err(FrameError::Malformed),
     }
     match next_frame(inner)? {
-        Frame::Inner(length) => Ok(Frame::Sequenced(SEQUENCED_HEADER + length)),
-        Frame::Control(_) | Frame::Sequenced(_) | Frame::Incomplete => Ok(Frame::Incomplete),
+        Frame::Inner(length) | Frame::Packed(length) => Ok(Frame::Sequenced(SEQUENCED_HEADER + length)),
+        Frame::Control(_) | Frame::Sequenced(_) | Frame::Recovery(_) | Frame::Incomplete => {
+            Ok(Frame::Incomplete)
+        }
     }
 }
 
 /// Append a sequenced frame to `out`.
 pub fn write_sequenced(number: u32, packet: &[u8], out: &mut Vec<u8>) {
+    sequenced_head(number, out);
+    out.extend_from_slice(packet);
+}
+
+/// Append what stands before the packet of a sequenced frame.
+pub fn sequenced_head(number: u32, out: &mut Vec<u8>) {
     out.extend_from_slice(&[SEQUENCED, 0]);
     out.extend_from_slice(&number.to_be_bytes());
-    out.extend_from_slice(packet);
 }
 
 /// The number and the inner packet of a sequenced frame.

@@ -35,6 +35,14 @@ pub fn frames(data: &[u8]) {
                 packet(&rest[6..length]);
                 at += length;
             }
+            Ok(Frame::Packed(length)) => {
+                assert!(length >= 4 && length <= rest.len());
+                at += length;
+            }
+            Ok(Frame::Recovery(length)) => {
+                assert!(length >= 4 && length <= rest.len());
+                at += length;
+            }
             Ok(Frame::Incomplete) => {
                 assert!(rest.len() < 6 + MAX_INNER_PACKET.max(MAX_CONTROL_MESSAGE), "would wait for ever");
                 return;

@@ -8,6 +8,7 @@
 //! | [`tables`] | sessions, flows, routes, reservations, local sockets, policies |
 //! | [`forward`] | the way of an inner packet |
 //! | [`tcp`] | inner TCP without a kernel |
+//! | [`coding`], [`coded`] | redundancy, FEC and compressed headers; how they get into that way |
 //! | [`tunnel`], [`egress`] | one outer connection; what waits to be written to a stream |
 //! | [`worker`] | the threads: sockets, handshakes, records, timers |
 //! | [`crypto`] | TLS and DTLS handshakes and record protection, in memory |
@@ -18,6 +19,8 @@
 
 pub mod boundary;
 pub mod capture;
+pub mod coded;
+pub mod coding;
 pub mod core;
 pub mod counters;
 pub mod crypto;

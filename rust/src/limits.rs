@@ -52,6 +52,13 @@ pub const MAX_FLOWS: usize = 2048;
 /// Ranges of ports that a user may call media; each is looked at for each packet of the client's.
 pub const MAX_PORT_RANGES: usize = 16;
 
+/// Longest payload that is repeated: half of what fits a datagram, so that a frame and a copy of the one before go
+/// together. A voice frame has 30 to 500 bytes; video goes without.
+pub const CODED_PAYLOAD: usize = 640;
+
+/// Compression contexts of one direction of a session: what eight bits name.
+pub const MAX_CONTEXTS: usize = 256;
+
 /// Events waiting for Python. Beyond it control messages are no longer read from their senders.
 pub const EVENT_QUEUE: usize = 16 * 1024;
 

@@ -202,6 +202,11 @@ pub fn transport_checksum(source: IpAddr, destination: IpAddr, protocol: u8, seg
     fold(sum(segment, acc))
 }
 
+/// The checksum of an IPv4 header whose own field is zero; zero if the field is there and right.
+pub fn header_checksum(header: &[u8]) -> u16 {
+    fold(sum(header, 0))
+}
+
 /// Whether the UDP checksum of a parsed packet is right (a zero IPv4 checksum means "none").
 pub fn udp_checksum_ok(meta: &Meta, data: &[u8]) -> bool {
     let Some(payload) = meta.udp_payload(data) else {

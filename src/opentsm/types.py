@@ -97,6 +97,69 @@ _SERVICE_LABELS: Final = {
 }
 
 
+MAX_FACTOR: Final = 2
+"""Recovery frames that may go with one media datagram: with two of them, three times the bytes of the
+media."""
+
+
+@dataclass(frozen=True, slots=True)
+class Coding:
+    """What is permitted of redundancy, FEC and header compression; the server's interface must offer them
+    too.
+
+    Args:
+        factor: recovery frames per media datagram on the DDT, 0 to MAX_FACTOR; None: by measured loss.
+        fec: they may be made for bursts (parity, and copies further back).
+        compress: headers of busy UDP flows may be left out.
+    """
+
+    factor: int | None = None
+    fec: bool = True
+    compress: bool = True
+
+    def __post_init__(self) -> None:
+        if self.factor is not None and not 0 <= self.factor <= MAX_FACTOR:
+            raise ValueError(f"factor is 0 to {MAX_FACTOR}, not {self.factor}")
+
+    @property
+    def services(self) -> frozenset[Service]:
+        """The services that this takes."""
+        found = {Service.HEADER_COMPRESSION} if self.compress else set()
+        if self.factor != 0:
+            found |= {Service.REDUNDANCY, Service.FEC} if self.fec else {Service.REDUNDANCY}
+        return frozenset(found)
+
+    def __str__(self) -> str:
+        words = ["auto" if self.factor is None else str(self.factor)]
+        words += ["no-fec"] * (not self.fec) + ["no-compression"] * (not self.compress)
+        return "off" if self == NO_CODING else ",".join(words)
+
+    @classmethod
+    def parse(cls, text: str) -> Coding:
+        """``auto``, ``off``, or a factor (``0``, ``1``, ``2``), and after commas ``no-fec``,
+        ``no-compression``.
+
+        Raises:
+            ValueError: it is none of these.
+        """
+        first, *rest = text.strip().lower().split(",")
+        if first == "off" and not rest:
+            return NO_CODING
+        if not set(rest) <= {"no-fec", "no-compression"} or first not in ("auto", "0", "1", "2"):
+            raise ValueError(
+                f"{text!r} is not off, or one of auto, 0, 1, 2 with no-fec, no-compression after it"
+            )
+        factor = None if first == "auto" else int(first)
+        return cls(factor, fec="no-fec" not in rest, compress="no-compression" not in rest)
+
+
+AUTOMATIC: Final = Coding()
+"""All that helps, by measured loss."""
+
+NO_CODING: Final = Coding(0, fec=False, compress=False)
+"""Nothing of it."""
+
+
 class ServiceAction(enum.IntEnum):
     """What a Service Request asks for."""
 

@@ -68,7 +68,7 @@ pub use dtls_record::{
     DatagramKey, DatagramOpener, DatagramSealError, DatagramSealer, OpenError, Opened, content_type,
     is_client_hello, records,
 };
-pub use replay::{Arrival, ReplayCounters, ReplayWindow};
+pub use replay::{Arrival, MediaWindow, ReplayCounters, ReplayWindow};
 pub use tls::{Finished, Step, TlsHandshake};
 pub use tls_errors::{ProfileError, TlsError, TlsErrorKind};
 pub use tls_profile::{ClientAuth, ClientProfile, ClientSettings, ServerProfile, ServerSettings, Trust};

@@ -17,6 +17,7 @@ use super::stats::{FlowStats, RelayStats, TunnelStats};
 use super::tcp::{self, TcpError};
 use crate::boundary::{Command, StreamListenerShared};
 use crate::capture::Capture;
+use crate::coding::{Sending, Taking};
 use crate::crypto::{
     ClientAuth, ClientProfile, ClientSettings, ServerProfile, ServerSettings, Trust, psk_for,
 };
@@ -426,6 +427,31 @@ impl UserPlane {
         }
         self.engine.tell_tcp(&session, Order::Back);
         Ok(())
+    }
+
+    #[pyo3(signature = (session, *, factor = 0, fec = false, compress = false,
+                        take_recovery = false, take_compressed = false))]
+    #[allow(clippy::fn_params_excessive_bools, reason = "keyword arguments of a Python call")]
+    fn set_coding(
+        &self,
+        session: u64,
+        factor: u8,
+        fec: bool,
+        compress: bool,
+        take_recovery: bool,
+        take_compressed: bool,
+    ) -> PyResult<()> {
+        if factor > 2 {
+            return Err(value_error("factor is 0, 1 or 2"));
+        }
+        let coding = &self.session(session)?.coding;
+        coding.take(Taking { recovery: take_recovery, compressed: take_compressed });
+        coding.send(Sending { factor, fec, compress });
+        Ok(())
+    }
+
+    fn coding_stats(&self, session: u64) -> PyResult<BTreeMap<&'static str, u64>> {
+        Ok(self.session(session)?.coding.numbers().into_iter().collect())
     }
 
     fn capture(&self, py: Python<'_>, session: u64, path: Option<&str>) -> PyResult<()> {

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::crypto::{Arrival, ReplayWindow};
+use crate::crypto::{Arrival, MediaWindow};
 
 /// Silence of a path on which media was coming that makes it suspect, at most: four packets of 20 ms. Jitter of that
 /// size costs some doubled packets, nothing else.
@@ -132,7 +132,7 @@ pub struct Doubt {
     accused_until_us: AtomicU64,
     last_alert_us: AtomicU64,
     next: AtomicU32,
-    seen: Mutex<ReplayWindow>,
+    seen: Mutex<MediaWindow>,
 }
 
 impl Default for Doubt {
@@ -142,7 +142,7 @@ impl Default for Doubt {
             accused_until_us: AtomicU64::new(0),
             last_alert_us: AtomicU64::new(0),
             next: AtomicU32::new(0),
-            seen: Mutex::new(ReplayWindow::new(0)),
+            seen: Mutex::new(MediaWindow::new(0)),
         }
     }
 }
@@ -210,7 +210,7 @@ impl Doubt {
 
     /// The peer is another process now, and numbers its frames anew.
     pub fn renumbered(&self) {
-        *self.seen.lock() = ReplayWindow::new(0);
+        *self.seen.lock() = MediaWindow::new(0);
     }
 
     /// The number of the next frame that is sent twice.

@@ -12,6 +12,7 @@ use super::doubt::Doubt;
 use super::flows::FlowTable;
 use super::signals::Signals;
 use crate::capture::Capture;
+use crate::coding::Coding;
 use crate::tunnel::Tunnel;
 
 /// Which end of the tunnel this process is.
@@ -87,6 +88,8 @@ pub struct Session {
     pub downstream: Option<Policer>,
     pub flows: FlowTable,
     pub doubt: Doubt,
+    /// Redundancy, FEC and header compression, as far as agreed with the peer.
+    pub coding: Coding,
     /// Looks for media in what a TUN device sends.
     pub detector: Detector,
     /// Looks for SIP in what passes a TUN device.
@@ -110,6 +113,7 @@ impl Session {
             downstream: None,
             flows: FlowTable::default(),
             doubt: Doubt::default(),
+            coding: Coding::default(),
             detector: Detector::default(),
             signals: Signals::default(),
             drops: SessionDrops::default(),

@@ -43,6 +43,18 @@ pub fn frames(forwarder: &mut Forwarder, tunnel: &Arc<Tunnel>, data: &mut [u8]) 
                 }
                 at += length;
             }
+            Ok(Frame::Packed(length)) => {
+                if let Some(frame) = rest.get(..length) {
+                    forwarder.from_packed(tunnel, frame);
+                }
+                at += length;
+            }
+            Ok(Frame::Recovery(length)) => {
+                if let Some(frame) = rest.get(..length) {
+                    forwarder.from_recovery(tunnel, frame);
+                }
+                at += length;
+            }
             Ok(Frame::Control(length)) => {
                 if let Some(message) = rest.get_mut(..length)
                     && !control(forwarder, tunnel, message)

@@ -703,6 +703,7 @@ impl Peer {
 }
 
 fn run(forwarder: &mut Forwarder, tunnel: &Arc<Tunnel>, data: &mut [u8]) {
+    forwarder.coding.anchor = None;
     match control::frames(forwarder, tunnel, data) {
         Run::Consumed(done) if done == data.len() => {}
         Run::Consumed(_) => forwarder.counters.add(Counter::FrameMalformed),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::boundary::Event;
+use crate::coding::sender::FLUSH_US;
 use crate::counters::Counter;
 use crate::egress::Class;
 use crate::forward::Forwarder;
@@ -147,6 +148,11 @@ impl Timers {
         let now = forwarder.now_us;
         let mut times = link.times(tunnel.last_rx_us.load(Ordering::Relaxed));
         let finding = session.as_ref().map_or(Finding::Unused, |s| s.doubt.look(now, &times));
+        let mut longest = u64::MAX;
+        if let Some(session) = session.as_ref().filter(|s| s.coding.scheme().is_some()) {
+            forwarder.flush_recovery(session, tunnel);
+            longest = FLUSH_US;
+        }
         match finding {
             Finding::Unused => {
                 link.watched.store(false, Ordering::Release);
@@ -165,7 +171,7 @@ impl Timers {
             forwarder.counters.add(sent.err().unwrap_or(Counter::PathPulseSent));
             times.sent_us = now;
         }
-        self.at(times.next_look_us(now), Due::Watch(Arc::clone(tunnel)));
+        self.at(times.next_look_us(now).min(now.saturating_add(longest)), Due::Watch(Arc::clone(tunnel)));
     }
 
     /// Report a tunnel that has been silent for its time, or look again when it may have been.

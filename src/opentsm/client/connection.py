@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 from opentsm.client import notifications as n
 from opentsm.client.address import ServerAddress
 from opentsm.client.binding import Bindings
+from opentsm.client.coding import CodingControl
 from opentsm.client.datagram import open_datagram_socket
 from opentsm.client.dial import Dialer, Dialled
 from opentsm.client.inner_tcp import TunnelTcp
@@ -39,7 +40,7 @@ from opentsm.protocol import actions as a
 from opentsm.protocol.client import ClientSession
 from opentsm.protocol.states import ClientDdt
 from opentsm.tasks import cancel, spawn
-from opentsm.types import Flow, IpAddress, Path, PathMode, SocketAddress, Transport, Tsid
+from opentsm.types import Coding, Flow, IpAddress, Path, PathMode, SocketAddress, Transport, Tsid
 from opentsm.userplane._core import (
     ControlMessage,
     DatagramReady,
@@ -107,6 +108,7 @@ class Connection:
         self._dials = 0
         self._dialling = 0
         self._failures = 0
+        self.coding = CodingControl(self)
         self._tunnels: dict[Path, int] = {}
         self._up: asyncio.Future[None] = loop.create_future()
         self._timer: asyncio.TimerHandle | None = None
@@ -125,6 +127,7 @@ class Connection:
             RefusedError: the server said no.
         """
         self._servers = servers
+        self.session.set_coding(self._settings.coding, self._loop.time())
         self._take(await self._dialer.dial(servers))
         await self._up
         self._roaming.start()
@@ -175,6 +178,10 @@ class Connection:
 
     def path(self, flow: Flow) -> Path:
         return self.session.path(flow)
+
+    def set_coding(self, coding: Coding) -> None:
+        self.session.set_coding(coding, self._loop.time())
+        self._settle()
 
     def want_ddt(self, wanted: bool) -> None:
         self.session.want_ddt(wanted, self._loop.time())
@@ -234,6 +241,7 @@ class Connection:
         return Statistics(
             stream=path_statistics(Path.STREAM, self.tunnel_stats(Path.STREAM)),
             datagram=path_statistics(Path.DATAGRAM, self.tunnel_stats(Path.DATAGRAM) if up else None),
+            coding=self.coding.numbers(),
             session_drops={name: count for name, count in drops.items() if count},
             control_drops=dict(self.counts + self.session.counts),
         )
@@ -405,6 +413,9 @@ class Connection:
             self.plane.watch_tunnel(tunnel, functools.partial(self._on_event, Path.DATAGRAM))
         self._settle()
 
+    def _set_coding(self, action: a.SetCoding) -> None:
+        self.coding.set(action)
+
     def _steer(self, action: a.Steer) -> None:
         self._with_row(
             action.flow, functools.partial(self.plane.core.steer, mode=int(action.mode), media=True)
@@ -539,6 +550,7 @@ _HANDLERS: Final[dict[type, Callable[[Connection, Any], None]]] = {
     a.AttachStream: Connection._attach_stream,
     a.AttachDatagram: Connection._attach_datagram,
     a.OpenDatagram: Connection._open_datagram,
+    a.SetCoding: Connection._set_coding,
     a.Steer: Connection._steer,
     a.Unsteer: Connection._unsteer,
     a.CloseTunnel: Connection._close_tunnel,

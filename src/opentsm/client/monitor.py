@@ -106,10 +106,13 @@ class Monitor:
     def lost(self, path: Path) -> None:
         """The tunnel of this path is gone or silent."""
         self._reported.pop(path, None)
+        if path is Path.DATAGRAM:
+            self._connection.coding.path_gone()
         if self._judge is not None:
             self._judge.died(path)
 
     def reported(self, reports: Iterable[PathQuality]) -> None:
+        self._connection.coding.reported(reports)
         if self._judge is not None:
             self._judge.reported(asyncio.get_running_loop().time(), reports)
 
@@ -161,6 +164,7 @@ class Monitor:
         if self._judge is not None:
             self._measure(self._judge, now)
             self._decide(self._judge, now)
+        self._connection.coding.tick(now)
         self._turn += 1
         if self._turn % REPORT_EVERY == 0:
             self._report(now)

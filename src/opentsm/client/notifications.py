@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Protocol
 
+from opentsm.engine.redundancy import Protection
 from opentsm.engine.steering import Decision
 from opentsm.protocol.actions import Configuration
 from opentsm.types import Flow, Path, Tsid
@@ -168,6 +169,16 @@ class PathDecided(Notification):
 
     kind: ClassVar[str] = "path-decided"
     decision: Decision
+
+
+@dataclass(frozen=True, slots=True)
+class CodingDecided(Notification):
+    """Media on the datagram tunnel goes with another amount of recovery data from now on, and why;
+    ``compressed``: headers are left out."""
+
+    kind: ClassVar[str] = "coding-decided"
+    protection: Protection
+    compressed: bool
 
 
 Callback = Callable[[Notification, Any], None]

@@ -13,7 +13,7 @@ from opentsm.client.proxy import Proxy, parse_proxy
 from opentsm.errors import ConfigError
 from opentsm.limits import MAX_PASSWORD, MAX_SERVICES, MAX_TEXT
 from opentsm.protocol.client import ClientSettings
-from opentsm.types import Service
+from opentsm.types import AUTOMATIC, Coding, Service
 from opentsm.wire.messages import AddressFamilies
 
 PemSource = str | bytes | FilePath
@@ -57,6 +57,7 @@ class ConnectSettings:
     keepalive: float | None = None
     pcap: str | None = None
     message_log: MessageLog | None = None
+    coding: Coding = AUTOMATIC
 
 
 def make_settings(
@@ -78,6 +79,7 @@ def make_settings(
     message_log: MessageLog | None = None,
     proxy: str | Proxy | None = None,
     software: str | None = None,
+    coding: Coding | str = AUTOMATIC,
 ) -> ConnectSettings:
     """The arguments of ``connect`` as settings.
 
@@ -104,6 +106,7 @@ def make_settings(
         keepalive=keepalive,
         pcap=None if pcap is None else str(pcap),
         message_log=message_log,
+        coding=_coding(coding),
     )
 
 
@@ -157,6 +160,13 @@ def _families(families: str | AddressFamilies) -> AddressFamilies:
         return AddressFamilies[families.upper()]
     except KeyError:
         raise ConfigError(f"families: {families!r}", hint="ipv4, ipv6 or both") from None
+
+
+def _coding(coding: Coding | str) -> Coding:
+    try:
+        return Coding.parse(coding) if isinstance(coding, str) else coding
+    except ValueError as error:
+        raise ConfigError(f"coding: {error}") from None
 
 
 def _services(services: Iterable[Service | str]) -> tuple[Service, ...]:

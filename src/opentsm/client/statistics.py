@@ -42,12 +42,15 @@ class Statistics:
     """Both paths, and what was dropped why.
 
     Attributes:
+        coding: redundancy, FEC and header compression: ``factor``, ``recovered``, ...
+        (``UserPlane.coding_stats``).
         session_drops: inner packets dropped by the user plane for this tunnel.
         control_drops: control messages dropped, by name.
     """
 
     stream: PathStatistics
     datagram: PathStatistics
+    coding: Mapping[str, int] = field(default_factory=dict)
     session_drops: Mapping[str, int] = field(default_factory=dict)
     control_drops: Mapping[str, int] = field(default_factory=dict)
 

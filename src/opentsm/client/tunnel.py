@@ -35,7 +35,7 @@ from opentsm.client.stream_sockets import InnerStreamSocket
 from opentsm.client.tun import TunDevice
 from opentsm.errors import RefusedError, TunnelClosedError
 from opentsm.protocol.actions import Configuration
-from opentsm.types import Code, IpAddress, Path, PathMode, Service, SocketAddress, Tsid
+from opentsm.types import AUTOMATIC, Code, Coding, IpAddress, Path, PathMode, Service, SocketAddress, Tsid
 from opentsm.userplane.plane import Plane
 from opentsm.userplane.tcp import BACKLOG
 from opentsm.wire.messages import AddressFamilies
@@ -273,6 +273,19 @@ class Tunnel:
         """
         target.set_mode(mode)
 
+    def set_coding(self, coding: Coding | str) -> None:
+        """How media on the datagram tunnel is protected, and whether headers are compressed: at any time, for
+        both directions. The server's interface must offer redundancy, FEC or header-compression.
+
+        Args:
+            coding: ``auto`` (by measured loss; the default), ``off``, or a factor (0 to 2: so many earlier
+                frames go with each), with ``no-fec`` and ``no-compression`` after commas; or a ``Coding``.
+
+        Raises:
+            ValueError: it is none of these.
+        """
+        self._connection.set_coding(Coding.parse(coding) if isinstance(coding, str) else coding)
+
     async def wait_ddt_enabled(self, target: Switched) -> None:
         """Wait until this socket's packets go by the datagram tunnel. Its switch must want that.
 
@@ -432,6 +445,7 @@ def connect(
     plane: Plane | None = None,
     proxy: str | Proxy | None = None,
     tun: TunDevice | None = None,
+    coding: Coding | str = AUTOMATIC,
 ) -> Connecting:
     """Make a tunnel: ``async with opentsm.connect("tls://host:443") as tunnel`` or ``await`` it and close it.
 
@@ -455,6 +469,7 @@ def connect(
         plane: the user plane to use (begun, and ended, by the caller); None: one shared by all tunnels of
             the event loop.
         proxy: ``http://HOST:PORT`` (CONNECT) or ``socks5://HOST:PORT``, with ``USER:PASSWORD@`` if needed.
+        coding: redundancy, FEC and header compression: see ``Tunnel.set_coding``.
         tun: carry the packets of this TUN device (the tunnel's own sockets then hear nothing).
 
     Raises:
@@ -480,5 +495,6 @@ def connect(
         message_log=message_log,
         proxy=proxy,
         software=f"opentsm/{__version__}",
+        coding=coding,
     )
     return Connecting(settings, plane, tun)

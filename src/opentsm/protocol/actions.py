@@ -11,7 +11,7 @@ import enum
 from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, IPv6Interface
 
-from opentsm.types import Code, Flow, IpAddress, Path, Service, ServiceAction, Tsid
+from opentsm.types import Code, Coding, Flow, IpAddress, Path, Service, ServiceAction, Tsid
 from opentsm.wire.messages import AddressFamilies, Message, PathQuality
 
 
@@ -323,6 +323,20 @@ class Unsteer:
 
 
 @dataclass(frozen=True, slots=True)
+class SetCoding:
+    """What of the peer's coded frames the user plane takes, and what it may send (``set_coding``).
+
+    Args:
+        takes, sends: services agreed on, in either direction.
+        coding: what the application (on the server: the client) permits or has chosen.
+    """
+
+    takes: frozenset[Service]
+    sends: frozenset[Service]
+    coding: Coding
+
+
+@dataclass(frozen=True, slots=True)
 class CloseTunnel:
     """Close the session's tunnel of this path, also one that is still being opened; nothing to do if
     there is none. The session expects no ``path_lost`` for it any more; one that comes is harmless
@@ -373,6 +387,7 @@ Action = (
     | AttachDatagram
     | Steer
     | Unsteer
+    | SetCoding
     | CloseTunnel
     | Reconnect
     | Notify

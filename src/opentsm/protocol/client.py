@@ -45,13 +45,14 @@ from opentsm.protocol.actions import (
     Terminated,
     TunnelUp,
 )
+from opentsm.protocol.client_coding import ClientCoding
 from opentsm.protocol.client_ddt import DDT_TIMERS, ClientDatagram
 from opentsm.protocol.client_flows import Batch
-from opentsm.protocol.client_requests import AskedConfiguration, AskedRelease, StreamRequests
+from opentsm.protocol.client_requests import AskedCoding, AskedConfiguration, AskedRelease, StreamRequests
 from opentsm.protocol.core import Core, Machine, Rule, Rules, code_label
 from opentsm.protocol.resume import resume_proof
 from opentsm.protocol.states import CLIENT, Client, ClientDdt, ClientInput
-from opentsm.types import UNASSIGNED_TSID, Code, Flow, Path, PathMode, Service, ServiceAction, Tsid
+from opentsm.types import UNASSIGNED_TSID, Code, Coding, Flow, Path, PathMode, Service, ServiceAction, Tsid
 from opentsm.wire import messages as m
 
 RELEASE_TIMEOUT: Final = 2.0
@@ -130,6 +131,7 @@ class ClientSession:
         self._machine = Machine[Client, ClientInput](CLIENT, Client.CONNECTING, self)
         self._requests = StreamRequests(self._core)
         self._ddt = ClientDatagram(self._core, self._requests)
+        self.coding = ClientCoding(self._core, self._requests)
         self._configuration: Configuration | None = None
         self._secret: bytes | None = None
         self._binding = b""
@@ -276,6 +278,12 @@ class ClientSession:
         if self.state is not Client.CLOSED:
             self._ddt.use_path(flow, path, now)
 
+    def set_coding(self, coding: Coding, now: float) -> None:
+        """What the application permits, or has chosen, of redundancy on the DDT, FEC and header
+        compression."""
+        if self.state is not Client.CLOSED:
+            self.coding.wished(coding, now)
+
     def want_ddt(self, wanted: bool, now: float) -> None:
         """Have a DDT (or not) whether or not a flow wants it yet."""
         if self.state is not Client.CLOSED:
@@ -319,8 +327,11 @@ class ClientSession:
         asked = self._requests.take(message.sequence)
         if isinstance(asked, Batch):
             self._ddt.service_answered(asked, message, now)
+        elif isinstance(asked, AskedCoding):
+            self.coding.answered(asked, message.code, now)
         else:
             self.counts["unexpected-response"] += 1
+        self.coding.settle(now)
 
     def _on_service_asked(self, path: Path, message: m.ServiceRequest, now: float) -> None:
         known = message.service == Service.DDT and message.action == ServiceAction.PAIR_MISSING
@@ -379,6 +390,8 @@ class ClientSession:
             code = message.code if message.code != Code.SUCCESS else Code.UNKNOWN_TYPE
             failed = m.ServiceResponse(tsid=message.tsid, sequence=message.sequence, code=code)
             self._ddt.service_answered(asked, failed, now)
+        elif isinstance(asked, AskedCoding):
+            self.coding.answered(asked, Code.UNKNOWN_TYPE, now)
         elif isinstance(asked, AskedConfiguration):
             self._machine.step(ClientInput.REFUSED, now, _refusal(message.code, message.text, None))
         elif isinstance(asked, AskedRelease) and asked.tunnel_id is not None:
@@ -433,6 +446,7 @@ class ClientSession:
         changed = before is not None and before.lease.addresses != addresses
         self._ddt.reset("new-tunnel", now)
         self._moving = False
+        self.coding.reset()
         self._ddt.addresses = addresses
         if before is None or changed:
             self._core.emit(OpenSession(addresses))
@@ -441,6 +455,7 @@ class ClientSession:
         self._core.notify(TunnelUp(configuration, changed))
         self._core.notify(KeepaliveInterval(Path.STREAM, configuration.keepalive))
         self._ddt.stream_up(now)
+        self.coding.stream_up(configuration.services, now)
 
     def _do_resumed(self, now: float, cause: tuple[AskedConfiguration, m.ConfigurationResponse]) -> None:
         asked, message = cause
@@ -459,6 +474,7 @@ class ClientSession:
             self._moving = False
             self._ddt.moved(now)
         self._ddt.stream_up(now)
+        self.coding.stream_up(configuration.services, now)
 
     def _adopt(self, message: m.ConfigurationResponse, now: float) -> Configuration:
         self._active_since = now
@@ -513,7 +529,9 @@ class ClientSession:
             self._core.notify(StreamLost(cause.reason))
             if now - self._active_since >= RECONNECT_MAX:
                 self._attempts = 0
-        self._ddt.stream_lost(self._requests.down(), now)
+        lost = self._requests.down()
+        self._ddt.stream_lost(lost, now)
+        self.coding.stream_lost(lost)
         self._do_reconnect(now, cause)
 
     def _do_reconnect(self, now: float, cause: Terminated) -> None:
@@ -547,6 +565,7 @@ class ClientSession:
             cause = Terminated("local-close")
         self._requests.down()
         self._ddt.reset(cause.reason, now)
+        self.coding.reset()
         self._core.disarm_all()
         self._core.emit(CloseTunnel(Path.STREAM, cause.reason))
         self._core.notify(cause)

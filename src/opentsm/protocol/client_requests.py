@@ -8,7 +8,7 @@ from typing import Final
 from opentsm.limits import MAX_OUTSTANDING_REQUESTS, REQUEST_TIMEOUT_STREAM, RESUME_ANSWER
 from opentsm.protocol.client_flows import Batch
 from opentsm.protocol.core import Core, Outstanding
-from opentsm.types import UNASSIGNED_TSID, Path, Service, Tsid
+from opentsm.types import UNASSIGNED_TSID, Coding, Path, Service, ServiceAction, Tsid
 from opentsm.wire.messages import ReleaseRequest, ServiceRequest
 
 ANSWER_TIMER: Final = "answer"
@@ -24,7 +24,16 @@ class AskedRelease:
     tunnel_id: Tsid | None
 
 
-Asked = AskedConfiguration | AskedRelease | Batch
+@dataclass(frozen=True, slots=True)
+class AskedCoding:
+    """``enable``: or to have it no longer. ``coding``: what is permitted now."""
+
+    service: Service
+    enable: bool
+    coding: Coding
+
+
+Asked = AskedConfiguration | AskedRelease | AskedCoding | Batch
 
 
 class StreamRequests:
@@ -57,6 +66,17 @@ class StreamRequests:
         )
         self._core.send(Path.STREAM, message)
         self.add(message.sequence, batch, now)
+
+    def ask_coding(self, asked: AskedCoding, now: float) -> None:
+        message = ServiceRequest(
+            tsid=self.tsid,
+            sequence=self._core.next_sequence(),
+            service=asked.service,
+            action=ServiceAction.ENABLE if asked.enable else ServiceAction.DISABLE,
+            coding=asked.coding,
+        )
+        self._core.send(Path.STREAM, message)
+        self.add(message.sequence, asked, now)
 
     def ask_release(self, tunnel_id: Tsid | None, now: float) -> None:
         sequence = self._core.next_sequence()

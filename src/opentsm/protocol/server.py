@@ -55,6 +55,7 @@ from opentsm.protocol.server_answers import (
     milliseconds,
     service_answer,
 )
+from opentsm.protocol.server_coding import ServerCoding, is_coding
 from opentsm.protocol.server_ddt import DDT_TIMERS, ServerDatagram
 from opentsm.protocol.states import SERVER, Server, ServerDdt, ServerInput
 from opentsm.types import UNASSIGNED_TSID, Code, IpAddress, Path, Service, ServiceAction, SocketAddress, Tsid
@@ -181,6 +182,7 @@ class ServerSession:
         self._core = Core()
         self._machine = Machine[Server, ServerInput](SERVER, Server.WAITING, self)
         self._ddt = ServerDatagram(self._core, new_tsid=entropy.tsid, warn=self._warn_pair_missing)
+        self.coding = ServerCoding(self._core)
         self._outstanding: Outstanding[str] = Outstanding(SERVER_REQUESTS)
         self._request: m.ConfigurationRequest | None = None
         self._tsid: Tsid | None = None
@@ -453,6 +455,8 @@ class ServerSession:
         changes = message.service is Service.DDT and message.action != ServiceAction.QUERY
         if code is Code.SUCCESS and changes:
             code = self._ddt.asked(message, now)
+        elif code is Code.SUCCESS and is_coding(message):
+            code = self.coding.asked(message)
         self._core.send(path, self._service_answered(message, code))
         if code is Code.SUCCESS:
             asked = ServiceAsked(Service(message.service), ServiceAction(message.action), message.flows)

@@ -26,6 +26,7 @@ from opentsm.protocol import actions as a
 from opentsm.protocol.server import Entropy, ServerSession, peek_resume
 from opentsm.protocol.states import Server as State
 from opentsm.server.auth import AuthenticationFailed, Credentials, Identity
+from opentsm.server.coding import PeerCoding
 from opentsm.server.counters import OF_SESSIONS, Count
 from opentsm.server.leases import AddressTaken
 from opentsm.server.offers import DATAGRAM_PROBE, DATAGRAM_SILENCE, PROBES_PER_TIMER, Offer, tunnel_limit
@@ -97,6 +98,7 @@ class Peer:
         "_arrived",
         "_asking",
         "_certificate",
+        "_coding",
         "_counted",
         "_folded",
         "_former",
@@ -141,6 +143,7 @@ class Peer:
         self._former: int | None = None
         self._lease: PoolLease | None = None
         self._opened = False
+        self._coding: PeerCoding | None = None
         self._arrived = False
         self._asking: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -290,6 +293,8 @@ class Peer:
             self.stream = None
         else:
             self.datagram = self.datagram_outer = None
+            if self._coding is not None:
+                self._coding.path_gone(self.hub.now())
 
     # -- carrying out -------------------------------------------------------------------------------------
 
@@ -398,6 +403,7 @@ class Peer:
             downstream_rate=downstream,
         )
         self._opened = True
+        self._coding = PeerCoding(self.hub.core, self.session_id)
         self.hub.plane.watch_session(self.session_id, self.on_datagram)
 
     def _attach_stream(self, action: a.AttachStream) -> None:
@@ -455,6 +461,17 @@ class Peer:
         if self.session_id is not None and self.session_id in self.hub.registry:
             self.hub.registry.set_ddt(self.session_id, None)
 
+    def _set_coding(self, action: a.SetCoding) -> None:
+        assert self._coding is not None
+        self._coding.set(action, self.hub.now())
+
+    def _quality_reported(self, reports: tuple[PathQuality, ...]) -> None:
+        self.quality = reports
+        if self._coding is not None:
+            now = self.hub.now()
+            if ours := self._coding.reported(reports, self.datagram, now):
+                self.session.send_quality(ours, now)
+
     def _steer(self, action: a.Steer) -> None:
         assert self.session_id is not None
         try:
@@ -479,7 +496,7 @@ class Peer:
                 assert self.session_id is not None
                 self.hub.entered(self, self.session_id, action.event)
             case a.QualityReported():
-                self.quality = action.event.reports
+                self._quality_reported(action.event.reports)
             case _:
                 self.hub.note(self, action.event)
 
@@ -529,6 +546,10 @@ class Peer:
             "interface": self.offer.name,
         }
 
+    def describe_coding(self) -> dict[str, object]:
+        """Redundancy, FEC and header compression, for the status."""
+        return {} if self._coding is None else self._coding.describe()
+
     @property
     def addresses(self) -> tuple[IpAddress, ...]:
         """Its inner addresses."""
@@ -559,6 +580,7 @@ _HANDLERS: Final[dict[type, Callable[[Peer, Any], None]]] = {
     a.ReserveDatagram: Peer._reserve,
     a.UnreserveDatagram: Peer._unreserve,
     a.AttachDatagram: Peer._attach_datagram,
+    a.SetCoding: Peer._set_coding,
     a.Steer: Peer._steer,
     a.Unsteer: Peer._unsteer,
     a.CloseTunnel: Peer._close_tunnel,

@@ -201,6 +201,7 @@ class Report:
                 }
                 for one in peer.quality
             ],
+            "coding": peer.describe_coding(),
             "drops": {**core.session_drops(record.session), **peer.session.counts},
         }
 

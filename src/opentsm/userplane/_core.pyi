@@ -344,6 +344,26 @@ class UserPlane:
         sequenced media from the start. ``linger``: the older one is sent on no more, but what is on its way
         on it is still taken until the caller closes it."""
 
+    def set_coding(
+        self,
+        session: int,
+        *,
+        factor: int = 0,
+        fec: bool = False,
+        compress: bool = False,
+        take_recovery: bool = False,
+        take_compressed: bool = False,
+    ) -> None:
+        """What is sent, and what of the peer's is taken, from now on: all that both have agreed on.
+        ``factor`` recovery frames (0 to 2) go with each media datagram, made for bursts with ``fec``;
+        ``compress`` leaves out the headers of busy UDP flows on both paths."""
+
+    def coding_stats(self, session: int) -> dict[str, int]:
+        """What the session's coding sends and has done: ``factor``, ``fec``, ``compress``, ``contexts_sent``,
+        ``contexts_received``, ``copies_sent``, ``parities_sent``, ``recovered``, ``repaired``,
+        ``copies_dropped``, ``compressed_sent``, ``compressed_received``, ``unknown_contexts``,
+        ``recovery_bytes``, ``saved_bytes``."""
+
     def capture(self, session: int, path: str | None) -> None:
         """Write the session's inner packets to a pcap file (LINKTYPE_RAW); None stops."""
     # -- steering (mode: 0 stream, 1 datagram, 2 follow the path of the last packet received) -------

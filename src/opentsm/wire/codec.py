@@ -90,6 +90,7 @@ LAYOUTS: Final = (
             ("action", t.SERVICE_ACTION),
             ("mode", t.PATH_MODE),
             ("flows", t.FLOW),
+            ("coding", t.CODING),
         ),
         ("service", "action"),
     ),

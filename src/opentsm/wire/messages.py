@@ -20,7 +20,7 @@ import enum
 from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, IPv6Interface
 
-from opentsm.types import Code, Flow, IpAddress, Path, PathMode, Service, ServiceAction, Tsid
+from opentsm.types import Code, Coding, Flow, IpAddress, Path, PathMode, Service, ServiceAction, Tsid
 
 
 class AddressFamilies(enum.IntFlag):
@@ -124,12 +124,15 @@ class ServiceRequest(Message):
     For DDT, ``mode`` says where the flows' packets shall go: datagram, auto (follow the client), or
     stream (keep the DDT for them, but use the stream now). On a disable, a ``mode`` of stream keeps
     the flow known as media; without a mode the flow is forgotten.
+
+    For redundancy on the DDT, FEC and header compression, ``coding`` says what is permitted of them all.
     """
 
     service: Service | int
     action: ServiceAction | int
     flows: tuple[Flow, ...] = ()
     mode: PathMode | None = None
+    coding: Coding | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

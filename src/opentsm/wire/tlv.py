@@ -14,7 +14,19 @@ from typing import Any, Final
 
 from opentsm.errors import LocalProtocolError, RemoteProtocolError
 from opentsm.limits import MAX_PASSWORD, MAX_TEXT
-from opentsm.types import Code, Flow, IpAddress, Path, PathMode, Protocol, Service, ServiceAction, Tsid
+from opentsm.types import (
+    MAX_FACTOR,
+    Code,
+    Coding,
+    Flow,
+    IpAddress,
+    Path,
+    PathMode,
+    Protocol,
+    Service,
+    ServiceAction,
+    Tsid,
+)
 from opentsm.wire.messages import AddressFamilies, PathQuality
 
 SECRET_BYTES: Final = 32
@@ -26,6 +38,9 @@ MAX_PADDING: Final = 1200
 _MAX_CLIENT_ID: Final = 64  # docs/protocol.md; room for a UUID or a hash in hexadecimal
 _FLOW_IPV6: Final = 1
 _FLOW_FAR: Final = 2
+_CODING_BY_LOSS: Final = 255
+_CODING_FEC: Final = 1
+_CODING_COMPRESS: Final = 2
 _FLOW_HEAD: Final = struct.Struct("!BBH")  # protocol, flags, client port
 _QUALITY: Final = struct.Struct("!BIIIII")  # path, interval ms, received, lost, jitter us, delay us
 
@@ -246,6 +261,21 @@ def _unpack_quality(data: bytes) -> PathQuality:
     return PathQuality(Path(path), *numbers)
 
 
+def _pack_coding(value: Coding) -> bytes:
+    flags = (_CODING_FEC if value.fec else 0) | (_CODING_COMPRESS if value.compress else 0)
+    return bytes([_CODING_BY_LOSS if value.factor is None else value.factor, flags])
+
+
+def _unpack_coding(data: bytes) -> Coding:
+    if len(data) != 2:
+        raise _bad_length(data)
+    factor, flags = data
+    if (factor > MAX_FACTOR and factor != _CODING_BY_LOSS) or flags & ~(_CODING_FEC | _CODING_COMPRESS):
+        raise _bad_value(f"coding factor {factor}, flags {flags}")
+    chosen = None if factor == _CODING_BY_LOSS else factor
+    return Coding(chosen, fec=bool(flags & _CODING_FEC), compress=bool(flags & _CODING_COMPRESS))
+
+
 RESPONSE_CODE: Final = Tlv(1, "response-code", _pack_u16, _unpack_code)
 ERROR_TEXT: Final = Tlv(2, "error-text", *_text(0))
 CLIENT_ID: Final = Tlv(3, "client-id", *_octets(1, _MAX_CLIENT_ID))
@@ -276,6 +306,7 @@ RETRY_AFTER: Final = Tlv(27, "retry-after", _pack_u32, _unpack_u32)
 SOFTWARE: Final = Tlv(28, "software", *_text(0))
 SERVER_EPOCH: Final = Tlv(36, "server-epoch", _pack_u64, _unpack_u64)
 PADDING: Final = Tlv(40, "padding", _pack_padding, _unpack_padding)
+CODING: Final = Tlv(29, "coding", _pack_coding, _unpack_coding)
 
 ALL_TLVS: Final[dict[int, Tlv]] = {
     row.number: row for row in list(globals().values()) if isinstance(row, Tlv)

@@ -55,7 +55,7 @@ def noise(length: int) -> bytes:
 
 FRAMES = [
     pytest.param(bytes(64), "drop_frame_malformed", id="zeros"),
-    pytest.param(b"\x11" + bytes(63), "drop_frame_reserved", id="reserved"),
+    pytest.param(b"\x1f" + bytes(63), "drop_frame_reserved", id="reserved"),
     pytest.param(b"\xff" * 64, "drop_frame_malformed", id="ones"),
     pytest.param(struct.pack("!BBH", 0x45, 0, 0xFFFF) + bytes(60), "drop_frame_oversized", id="oversized"),
     pytest.param(control(count=64, body=struct.pack("!HH", 3, 0xFFFF)), "drop_frame_oversized", id="big"),
@@ -82,6 +82,25 @@ async def test_what_is_no_frame_closes_its_sender(
     await stranger.send(data)
     await stranger.ended()
     assert site.counter(counter) == before + 1
+    await undisturbed(honest, b"here")
+
+
+CODED = [
+    pytest.param(bytes((0x11, 0, 0, 2, 9, 9)), "drop_coding_not_agreed", id="compressed"),
+    pytest.param(bytes((0x11, 0, 0xC0, 5, 0, 0, 0, 0, 0)), "drop_coding_not_agreed", id="feedback"),
+    pytest.param(bytes((0x13, 1, 1, 2, 9, 9)), "drop_coding_not_agreed", id="recovery"),
+]
+
+
+@pytest.mark.parametrize(("data", "counter"), CODED)
+async def test_coded_frames_that_were_not_agreed_are_dropped_by_name(
+    site: Site, honest: Inner, data: bytes, counter: str
+) -> None:
+    stranger = await greet(site, tls=True, configured=True)
+    before = site.counter(counter)
+    await stranger.send(data)
+    await until(lambda: site.counter(counter) == before + 1)
+    stranger.writer.close()
     await undisturbed(honest, b"here")
 
 

@@ -15,6 +15,7 @@ from opentsm.limits import MAX_CONTROL_MESSAGE, MAX_PASSWORD, MAX_SERVICES, MAX_
 from opentsm.types import (
     UNASSIGNED_TSID,
     Code,
+    Coding,
     Flow,
     Path,
     PathMode,
@@ -98,9 +99,10 @@ GOLDEN: list[tuple[m.Message, str]] = [
             action=ServiceAction.ENABLE,
             flows=(UDP, UDP6),
             mode=PathMode.AUTO,
+            coding=Coding(1, fec=True, compress=False),
         ),
-        "10000505010203040506070800000003 001300020003 0014000101 0017000102 0015000411000fa0"
-        "0015001611030fa2fd0000000000000000000000000000051ba6",
+        "10000506010203040506070800000003 001300020003 0014000101 0017000102 0015000411000fa0"
+        "0015001611030fa2fd0000000000000000000000000000051ba6 001d00020101",
     ),
     (
         m.ServiceResponse(
@@ -225,6 +227,7 @@ any_message = st.one_of(
         action=st.one_of(st.sampled_from(ServiceAction), st.integers(50, 255)),
         flows=st.lists(flows(), max_size=48).map(tuple),
         mode=st.none() | st.sampled_from(PathMode),
+        coding=st.none() | st.builds(Coding, st.none() | st.integers(0, 2), st.booleans(), st.booleans()),
     ),
     st.builds(
         m.ServiceResponse, **head, **answer, service=st.none() | services, offered_services=service_lists
