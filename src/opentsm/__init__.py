@@ -16,7 +16,9 @@ __version__ = "0.1.0"
 _HOMES: Final = {
     "connect": "client.tunnel",
     "Tunnel": "client.tunnel",
+    "inner_endpoints": "client.lending",
     "InnerSocket": "client.sockets",
+    "TunnelDatagramTransport": "client.endpoint",
     "SOL_TSM": "client.sockets",
     "SO_TSM_TRANSPORT": "client.sockets",
     "SO_TSM_PATH": "client.sockets",

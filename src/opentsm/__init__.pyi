@@ -2,6 +2,8 @@
 
 from opentsm.client import notifications as notifications
 from opentsm.client.address import ServerAddress as ServerAddress
+from opentsm.client.endpoint import TunnelDatagramTransport as TunnelDatagramTransport
+from opentsm.client.lending import inner_endpoints as inner_endpoints
 from opentsm.client.sockets import SO_TSM_DROPPED as SO_TSM_DROPPED
 from opentsm.client.sockets import SO_TSM_PATH as SO_TSM_PATH
 from opentsm.client.sockets import SO_TSM_TRANSPORT as SO_TSM_TRANSPORT

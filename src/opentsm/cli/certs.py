@@ -67,7 +67,7 @@ def server(
         key,
         "In the server's tls-profile:",
         f'  certificate = "{certificate}"',
-        f'  private-key = "{key}"',
+        f'  key = "{key}"',
         f"A client trusts it by the CA {folder / 'ca.pem'}, or by the pin of this one certificate:",
         f"  {issued.pin}",
     )

@@ -75,3 +75,12 @@ def test_tsc_style(served: Peer, ca_file: Path) -> None:
     assert "DDT: available True, enabled False, opaque 'my own pointer'" in said
     assert "DDT: available True, enabled True, opaque 'my own pointer'" in said
     assert "(b'media', ('10.99.0.1', 7))" in said
+
+
+def test_a_library_that_knows_nothing_of_us(served: Peer, ca_file: Path) -> None:
+    pytest.importorskip("aiortp", reason="the package aiortp is not installed; requirements/dev.txt has it")
+    said = run("aiortp_call.py", served, ca_file).splitlines()
+    assert said[0] == "aiortp on 10.99.0.11: 0 packets lost"
+    heard = {line.split()[5]: int(line.split()[0]) for line in said[1:]}
+    assert set(heard) == {"stream", "datagram"}
+    assert min(heard.values()) > 50
