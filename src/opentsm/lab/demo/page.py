@@ -187,7 +187,7 @@ def _call(played: Played) -> str:
         f"<p class='small'>Outside alice's firewall: {html.escape(wire)}; nothing else.</p>" if wire else ""
     )
     return (
-        f"<section><h2>({played.part.letter}) {html.escape(played.part.title)}</h2>"
+        f'<section id="{played.part.letter}"><h2>({played.part.letter}) {html.escape(played.part.title)}</h2>'
         f'{legend}{call_plot(played)}<div class="players">{players}</div>{outside}</section>'
     )
 
@@ -220,7 +220,8 @@ def _method(result: Result, seed: int) -> str:
         "digest authentication through the server's registrar and proxy, G.711 in packets of "
         f"{1000 * PTIME:.0f} ms, a fixed play-out buffer of {1000 * PLAYOUT:.0f} ms with concealment. Both "
         "keep a record of every packet on one clock; joined by sequence number they give each packet's fate "
-        "and tunnel. The colour of a packet is the tunnel by which it crossed alice's WAN. MOS follows from "
+        "and tunnel. The colour of a packet is the tunnel by which it crossed alice's WAN (while a side is "
+        "in doubt about UDP, what it sends takes both, and has the datagram tunnel's). MOS follows from "
         "delay, loss and lateness (ITU-T G.107); PESQ (ITU-T P.862) compares what was recorded after the "
         f"play-out buffer with what was said.</p><dl>{items}</dl>"
         f"<figure><figcaption>what was said</figcaption>{player(speech())}</figure></section>"

@@ -50,14 +50,15 @@ def call_plot(played: Played) -> str:
     everything = [packet for direction in played.directions for packet in direction.packets]
     end = max((packet.sent for packet in everything), default=1.0)
     across = Axis(0.0, end, _LEFT, WIDTH - _RIGHT)
-    top, parts = 8.0, []
+    height = 8 + 2 * (_HEAD + _DELAY_HEIGHT + _MISSED_HEIGHT) + _HEAD + _MOS_HEIGHT
+    top, parts = 8.0, [_moment_line(mark, across, height) for mark in played.marks]
     for direction in played.directions:
         parts.append(_delay_panel(direction, across, top + _HEAD))
         top += _HEAD + _DELAY_HEIGHT + _MISSED_HEIGHT
     parts.append(_mos_panel(played.directions, across, top + _HEAD))
     bottom = top + _HEAD + _MOS_HEIGHT
     parts.append(_seconds(across, bottom))
-    marks = "".join(_moment(mark, across, bottom, row) for row, mark in enumerate(played.marks))
+    marks = "".join(_moment_label(mark, across, row) for row, mark in enumerate(played.marks))
     label = f"delay, tunnel and quality over time: part {played.part.letter}"
     return svg(bottom + _FOOT, "".join(parts) + marks, label)
 
@@ -145,12 +146,17 @@ def _seconds(across: Axis, y: float) -> str:
     return "".join(parts) + text(across.high, y + 30, "seconds since the call's first packet", "t", "end")
 
 
-def _moment(mark: Mark, across: Axis, bottom: float, row: int) -> str:
-    """A line through all panels. Labels of neighbours stand in different rows."""
-    x, y = across(mark.at), _HEAD + 20 + row % 3 * 15
+def _moment_line(mark: Mark, across: Axis, bottom: float) -> str:
+    """Through all panels, and behind everything."""
+    return f'<path class="e" d="M{across(mark.at):.1f} {_HEAD + 8}V{bottom}"/>'
+
+
+def _moment_label(mark: Mark, across: Axis, row: int) -> str:
+    """Labels of neighbours stand in different rows."""
+    x = across(mark.at)
     right = x < WIDTH * 0.7
-    return f'<path class="e" d="M{x:.1f} {_HEAD + 8}V{bottom}"/>' + text(
-        x + (5 if right else -5), y, mark.label, "m", "start" if right else "end"
+    return text(
+        x + (5 if right else -5), _HEAD + 20 + row % 3 * 15, mark.label, "m", "start" if right else "end"
     )
 
 
