@@ -11,7 +11,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 from opentsm.errors import OpenTsmError, RemoteProtocolError
 from opentsm.tasks import cancel, spawn
@@ -128,9 +128,9 @@ class Connection(asyncio.Protocol):
         self.is_proven = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        transport.set_write_buffer_limits(high=MAX_UNSENT)
+        # Not every loop's transport is a subclass of asyncio's.
+        self.transport = cast("asyncio.Transport", transport)
+        self.transport.set_write_buffer_limits(high=MAX_UNSENT)
         if self.hop is None:
             peer = transport.get_extra_info("peername")
             self.hop = replace(self._local, remote=(peer[0].partition("%")[0], peer[1]))
