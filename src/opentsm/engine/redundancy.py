@@ -167,7 +167,7 @@ class Redundancy:
                 return Reason.BACK_OFF
             if now - self._changed_at < SETTLE:
                 return Reason.HOLD
-            return self._move(now, self._factor + 1, loss, Reason.RAISED)
+            return self._move(now, self._factor + 1, max(loss, self._newest()), Reason.RAISED)
         return self._lower(now)
 
     def _lower(self, now: float) -> Reason:
@@ -196,6 +196,12 @@ class Redundancy:
         recent = [(received, lost) for at, received, lost in self._reports if at > now - window]
         received, lost = (sum(column) for column in zip(*recent, strict=True)) if recent else (0, 0)
         return (100.0 * lost / (received + lost), lost) if received + lost else None
+
+    def _newest(self) -> float:
+        """Percent in the last report alone: at the onset of a loss the window still shows less than there
+        is."""
+        _, received, lost = self._reports[-1]
+        return 100.0 * lost / (received + lost) if received + lost else 0.0
 
     def _last_report(self) -> float:
         return self._reports[-1][0] if self._reports else float("-inf")
