@@ -22,6 +22,7 @@ from opentsm.cli.softphone import (
     SipOptions,
     SipPasswordFile,
     SipServer,
+    SipTransport,
     SipUser,
     Wav,
     ctrl_c,
@@ -69,6 +70,7 @@ def answer(
     sip_server: SipServer = None,
     domain: Domain = None,
     direct: Direct = False,
+    transport: SipTransport = "udp",
     wav: Wav = None,
     echo: Annotated[bool, typer.Option("--echo", help="Say back what is heard.")] = False,
     record: Record = None,
@@ -104,6 +106,7 @@ def answer(
         server=sip_server,
         domain=domain,
         direct=direct,
+        transport=transport,
     )
     settings = CallSettings(
         samples=None if echo else load_wav(wav) if wav is not None else speech(),

@@ -20,6 +20,7 @@ from opentsm.cli.softphone import (
     SipOptions,
     SipPasswordFile,
     SipServer,
+    SipTransport,
     SipUser,
     Wav,
     ctrl_c,
@@ -67,6 +68,7 @@ def call(
     sip_server: SipServer = None,
     domain: Domain = None,
     direct: Direct = False,
+    transport: SipTransport = "udp",
     wav: Wav = None,
     record: Record = None,
     seconds: Annotated[str | None, typer.Option(help="Hang up so long after the answer.")] = None,
@@ -108,6 +110,7 @@ def call(
         server=sip_server,
         domain=domain,
         direct=direct,
+        transport=transport,
     )
     settings = CallSettings(
         samples=load_wav(wav) if wav is not None else speech(),

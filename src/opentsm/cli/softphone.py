@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from opentsm.client.phone.call import Call
-from opentsm.client.phone.core import Account
+from opentsm.client.phone.core import TRANSPORTS, Account
 from opentsm.client.phone.message import SIP_PORT
 from opentsm.client.phone.phone import Phone
 from opentsm.client.phone.playout import parse_playout
@@ -56,6 +56,11 @@ Direct = Annotated[
 ]
 
 
+SipTransport = Annotated[
+    str, typer.Option("--transport", help="What SIP goes by inside: udp (large requests by tcp), or tcp.")
+]
+
+
 @dataclass(frozen=True, slots=True)
 class SipOptions:
     """What the command line says about SIP; None: to be found out from the tunnel."""
@@ -65,6 +70,7 @@ class SipOptions:
     server: str | None
     domain: str | None
     direct: bool
+    transport: str = "udp"
 
 
 def sip_options(
@@ -75,15 +81,18 @@ def sip_options(
     server: str | None,
     domain: str | None,
     direct: bool,
+    transport: str,
 ) -> SipOptions:
     """The SIP account, which is that of the tunnel unless said otherwise."""
+    if transport not in TRANSPORTS:
+        raise typer.BadParameter("udp or tcp", param_hint="--transport")
     password = tunnel_options.get("password")
     if password_file is not None:
         password = _read(password_file).decode(errors="replace").rstrip("\r\n")
     name = user or tunnel_options.get("username")
     if name is None:
         raise ConfigError("no SIP user", hint="give --user NAME, or --sip-user NAME")
-    return SipOptions(name, password, server, domain, direct)
+    return SipOptions(name, password, server, domain, direct, transport)
 
 
 @asynccontextmanager
@@ -95,7 +104,7 @@ async def open_phone(
         server = None if sip.direct else _sip_server(tunnel, sip.server)
         host = str(tunnel.inner_address) if server is None else server[0]
         account = Account(sip.user or "", sip.domain or host, sip.password)
-        async with Phone(tunnel, account, server=server) as phone:
+        async with Phone(tunnel, account, server=server, transport=sip.transport) as phone:
             if server is not None:
                 await phone.register()
             yield tunnel, phone

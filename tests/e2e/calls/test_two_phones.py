@@ -48,13 +48,15 @@ def server(lab: Lab, tmp_path: Path) -> Iterator[ServerProcess]:
 
 
 @asynccontextmanager
-async def a_phone(server: ServerProcess, user: str, sip_password: str = PASSWORD) -> AsyncIterator[Phone]:
+async def a_phone(
+    server: ServerProcess, user: str, sip_password: str = PASSWORD, transport: str = "udp"
+) -> AsyncIterator[Phone]:
     """A phone on a tunnel of the user's, at the SIP server that the tunnel was told of."""
     async with connect(**{**login(server), "username": user}) as tunnel:
         told = tunnel.configuration.lease.sip_server
         assert told is not None
         account = Account(user, SIP_DOMAIN, sip_password)
-        async with Phone(tunnel, account, server=(str(told[0]), told[1])) as phone:
+        async with Phone(tunnel, account, server=(str(told[0]), told[1]), transport=transport) as phone:
             yield phone
 
 
@@ -65,7 +67,8 @@ def settings() -> CallSettings:
 class Bob:
     """Answers one call, in a thread whose sockets are those of phone 2."""
 
-    def __init__(self, server: ServerProcess) -> None:
+    def __init__(self, server: ServerProcess, transport: str = "udp") -> None:
+        self.transport = transport
         self.ready = threading.Event()
         self.call: Call | None = None
         self._server = server
@@ -73,7 +76,7 @@ class Bob:
 
     async def live(self) -> Call:
         self._loop = asyncio.get_running_loop()
-        async with a_phone(self._server, "bob") as phone:
+        async with a_phone(self._server, "bob", transport=self.transport) as phone:
             await phone.register()
             self.ready.set()
             self.call = await phone.answer(await phone.next_call(), settings())
@@ -99,9 +102,9 @@ async def talk(alice: Call, bob: Bob, path: TunnelPath) -> None:
     await until(lambda: heard_by(there, path) >= SOME, within=30, what=f"bob hears by {path.name}")
 
 
-async def call_bob(server: ServerProcess, bob: Bob) -> tuple[Call, dict[str, Any]]:
+async def call_bob(server: ServerProcess, bob: Bob, transport: str = "udp") -> tuple[Call, dict[str, Any]]:
     """Alice's side of the story; returns her call and what the server said of it meanwhile."""
-    async with a_phone(server, "alice") as phone:
+    async with a_phone(server, "alice", transport=transport) as phone:
         await phone.register()
         assert await asyncio.to_thread(bob.ready.wait, 30)
         call = await phone.call("bob", settings())
@@ -115,11 +118,15 @@ async def call_bob(server: ServerProcess, bob: Bob) -> tuple[Call, dict[str, Any
         return call, status
 
 
-def test_speech_moves_to_the_ddt_in_mid_call_and_nothing_is_lost(lab: Lab, server: ServerProcess) -> None:
-    bob = Bob(server)
+@pytest.mark.parametrize(("alices", "bobs"), [("udp", "udp"), ("tcp", "tcp"), ("tcp", "udp")])
+def test_speech_moves_to_the_ddt_in_mid_call_and_nothing_is_lost(
+    lab: Lab, server: ServerProcess, alices: str, bobs: str
+) -> None:
+    """SIP by inner UDP, and by inner TCP, where both ends of it are without a kernel."""
+    bob = Bob(server, bobs)
     with ThreadPoolExecutor(1) as threads:
         bobs_end = threads.submit(in_host, lab["phone2"], bob.live)
-        alice, status = in_host(lab["phone1"], lambda: call_bob(server, bob))
+        alice, status = in_host(lab["phone1"], lambda: call_bob(server, bob, alices))
         his = bobs_end.result(30)
     for call in (alice, his):
         heard = call.media.reception

@@ -17,7 +17,15 @@ from opentsm.client.phone.message import (
     request,
     response,
 )
-from opentsm.client.phone.transaction import Effect, Input, Kind, State, Transaction, input_for
+from opentsm.client.phone.transaction import (
+    UNANSWERED,
+    Effect,
+    Input,
+    Kind,
+    State,
+    Transaction,
+    input_for,
+)
 from opentsm.errors import RemoteProtocolError
 from opentsm.types import SocketAddress
 
@@ -28,6 +36,11 @@ MAX_AUTH_TRIES: Final = 3
 """Times one request is sent with credentials: proxy and registrar may both ask, and a nonce may be stale."""
 
 MAX_FORWARDS: Final = "70"
+
+LARGEST_BY_UDP: Final = 1300
+"""Bytes of a request above which it goes by a stream (RFC 3261 section 18.1.1)."""
+
+TRANSPORTS: Final = ("udp", "tcp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +64,11 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """A datagram that is to leave."""
+    """A message that is to leave: as a datagram, or (``reliable``) by the connection with that address."""
 
     data: bytes
     to: SocketAddress
+    reliable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +114,20 @@ class Core:
     Args:
         local: our inner address and SIP port. server: where everything goes; None: straight to each target.
         new_id: gives a fresh random token at each call (hexadecimal, 16 digits or more).
+        transport: what our requests go by: ``tcp``, or ``udp`` where they fit a datagram.
     """
 
     def __init__(
-        self, account: Account, local: SocketAddress, server: SocketAddress | None, new_id: Callable[[], str]
+        self,
+        account: Account,
+        local: SocketAddress,
+        server: SocketAddress | None,
+        new_id: Callable[[], str],
+        transport: str = "udp",
     ) -> None:
+        if transport not in TRANSPORTS:
+            raise ValueError(f"SIP goes by udp or tcp, not by {transport!r}")
+        self.reliable = transport == "tcp"
         self.account = account
         self.local = local
         self.server = server
@@ -114,6 +137,7 @@ class Core:
         self._clients: dict[tuple[str, ...], Sent] = {}
         self._servers: dict[tuple[str, ...], tuple[Transaction, Owner | None]] = {}
         self._challenges: dict[str, tuple[Challenge, int]] = {}
+        self._without_tcp: set[SocketAddress] = set()
 
     # -- what leaves ----------------------------------------------------------------------------------------
 
@@ -124,7 +148,8 @@ class Core:
     @property
     def contact(self) -> str:
         host = f"[{self.local[0]}]" if ":" in self.local[0] else self.local[0]
-        return f"<{replace(parse_uri(self.account.uri), host=host, port=self.local[1])}>"
+        uri = replace(parse_uri(self.account.uri), host=host, port=self.local[1])
+        return f"<{uri};transport=tcp>" if self.reliable else f"<{uri}>"
 
     def send(self, now: float, template: Template, owner: Owner | None, *, tries: int = 0) -> Sent | None:
         """Send a request in a transaction of its own; None: there are too many already (counted)."""
@@ -134,39 +159,73 @@ class Core:
         branch = self._branch()
         kind = Kind.INVITE_CLIENT if template.method == "INVITE" else Kind.CLIENT
         cseq = owner.next_cseq() if owner is not None else 1
-        message = self.assemble(template, branch, cseq, self._credentials(template))
+        extra = self._credentials(template)
+        reliable = self._goes_by_tcp(template)
+        message = self.assemble(template, branch, cseq, extra, reliable=reliable)
         to = self.next_hop(template)
-        transaction = Transaction(kind, (branch, template.method), to, message)
+        if len(message) > LARGEST_BY_UDP and not reliable and to not in self._without_tcp:
+            reliable = True
+            message = self.assemble(template, branch, cseq, extra, reliable=True)
+        transaction = Transaction(kind, (branch, template.method), to, message, reliable=reliable)
         sent = Sent(template, transaction, owner, cseq, tries)
         self._clients[transaction.key] = sent
         transaction.start(now)
-        self.post(message, to)
+        self.post(message, to, reliable)
         return sent
 
     def send_cancel(self, now: float, invite: Sent) -> None:
         """CANCEL has branch, number and route of what it cancels (RFC 3261 section 9.1)."""
         template = replace(invite.template, method="CANCEL", headers=(), body=b"")
         key = (invite.transaction.key[0], "CANCEL")
-        message = self.assemble(template, key[0], invite.cseq)
-        transaction = Transaction(Kind.CLIENT, key, invite.transaction.to, message)
+        to, reliable = invite.transaction.to, invite.transaction.reliable
+        message = self.assemble(template, key[0], invite.cseq, reliable=reliable)
+        transaction = Transaction(Kind.CLIENT, key, to, message, reliable=reliable)
         self._clients[key] = Sent(template, transaction, None, invite.cseq)
         transaction.start(now)
-        self.post(message, transaction.to)
+        self.post(message, to, reliable)
 
     def send_ack(self, template: Template, cseq: int) -> Send:
         """ACK to a 2xx: no transaction of its own (RFC 3261 section 13.2.2.4). To be repeated as needed."""
-        message = self.assemble(template, self._branch(), cseq)
-        self.post(message, self.next_hop(template))
+        reliable = self._goes_by_tcp(template)
+        message = self.assemble(template, self._branch(), cseq, reliable=reliable)
+        self.post(message, self.next_hop(template), reliable)
         return self._outbox[-1]
 
-    def post(self, data: bytes, to: SocketAddress) -> None:
-        self._outbox.append(Send(data, to))
+    def post(self, data: bytes, to: SocketAddress, reliable: bool = False) -> None:
+        self._outbox.append(Send(data, to, reliable))
+
+    def connection_failed(self, now: float, to: SocketAddress) -> None:
+        """There is no connection with this address, and what was to go by it has not arrived.
+
+        A request that was only too large for a datagram is sent as one after all (RFC 3261 section 18.1.1);
+        others fail at once (section 17.1.4).
+        """
+        for sent in list(self._clients.values()):
+            transaction = sent.transaction
+            if transaction.to != to or not transaction.reliable or transaction.state not in UNANSWERED:
+                continue
+            if self._goes_by_tcp(sent.template):
+                transaction.give_up()
+                self._timed_out(now, transaction)
+            else:
+                self._without_tcp.add(to)
+                message = _by_udp(transaction.message)
+                transaction.by_unreliable(now, message)
+                self.post(message, to)
+        self.forget()
 
     def assemble(
-        self, template: Template, branch: str, cseq: int, extra: tuple[tuple[str, str], ...] = ()
+        self,
+        template: Template,
+        branch: str,
+        cseq: int,
+        extra: tuple[tuple[str, str], ...] = (),
+        *,
+        reliable: bool = False,
     ) -> bytes:
+        protocol = "TCP" if reliable else "UDP"
         headers = [
-            ("Via", f"SIP/2.0/UDP {host_port(self.local)};branch={branch};rport"),
+            ("Via", f"SIP/2.0/{protocol} {host_port(self.local)};branch={branch};rport"),
             *(("Route", route) for route in template.routes),
             ("Max-Forwards", MAX_FORWARDS),
             ("From", template.from_),
@@ -189,6 +248,11 @@ class Core:
         except ValueError:
             raise ValueError(f"{uri.host!r} is no IP address, and there is no SIP server to ask") from None
         return host, uri.port or SIP_PORT
+
+    def _goes_by_tcp(self, template: Template) -> bool:
+        """Our wish, or where there is no server between us, what the target's URI asks for (RFC 3263)."""
+        asked = self.server is None and ";transport=tcp" in template.uri.lower()
+        return self.reliable or asked
 
     def _branch(self) -> str:
         return f"z9hG4bK{self.new_id()}"
@@ -223,9 +287,15 @@ class Core:
         return not (message.method == "ACK" and success)
 
     def begin_server(
-        self, now: float, message: SipMessage, source: SocketAddress, owner: Owner | None = None
+        self,
+        now: float,
+        message: SipMessage,
+        source: SocketAddress,
+        owner: Owner | None = None,
+        *,
+        reliable: bool = False,
     ) -> Transaction:
-        """A new request.
+        """A new request; it is answered the way it came (RFC 3261 section 18.2.2).
 
         Raises:
             RemoteProtocolError: ``sip-too-many-transactions``.
@@ -233,7 +303,7 @@ class Core:
         if len(self._servers) >= MAX_TRANSACTIONS:
             raise RemoteProtocolError("sip-too-many-transactions")
         kind = Kind.INVITE_SERVER if message.method == "INVITE" else Kind.SERVER
-        transaction = Transaction(kind, _server_key(message), source)
+        transaction = Transaction(kind, _server_key(message), source, reliable=reliable)
         self._servers[transaction.key] = (transaction, owner)
         transaction.start(now)
         return transaction
@@ -261,12 +331,14 @@ class Core:
 
     def _carry_out(self, transaction: Transaction, effects: tuple[Effect, ...]) -> None:
         if Effect.SEND in effects and transaction.message:
-            self.post(transaction.message, transaction.to)
+            self.post(transaction.message, transaction.to, transaction.reliable)
 
     def _ack_failure(self, sent: Sent, message: SipMessage) -> None:
         """ACK to a final response other than 2xx: branch and route of the INVITE (section 17.1.1.3)."""
         template = replace(sent.template, method="ACK", to=message.header("To"), headers=(), body=b"")
-        self.post(self.assemble(template, sent.transaction.key[0], sent.cseq), sent.transaction.to)
+        reliable = sent.transaction.reliable
+        ack = self.assemble(template, sent.transaction.key[0], sent.cseq, reliable=reliable)
+        self.post(ack, sent.transaction.to, reliable)
 
     # -- time -----------------------------------------------------------------------------------------------
 
@@ -283,6 +355,10 @@ class Core:
                 self._carry_out(transaction, effects)
                 if Effect.TIMEOUT in effects:
                     self._timed_out(now, transaction)
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop transactions that are over."""
         self._clients = {key: sent for key, sent in self._clients.items() if not sent.transaction.over}
         self._servers = {key: known for key, known in self._servers.items() if not known[0].over}
 
@@ -340,6 +416,11 @@ _AUTH_HEADERS: Final = {
     401: ("WWW-Authenticate", "Authorization"),
     407: ("Proxy-Authenticate", "Proxy-Authorization"),
 }
+
+
+def _by_udp(message: bytes) -> bytes:
+    """Our own request with its Via changed; the branch stays, so that it stays the same transaction."""
+    return message.replace(b"SIP/2.0/TCP ", b"SIP/2.0/UDP ", 1)
 
 
 def _server_key(message: SipMessage) -> tuple[str, ...]:

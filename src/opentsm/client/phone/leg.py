@@ -284,7 +284,7 @@ class Leg:
 
     def acknowledge(self, now: float) -> None:
         if self._ack is not None:
-            self._core.post(self._ack.data, self._ack.to)
+            self._core.post(self._ack.data, self._ack.to, self._ack.reliable)
             return
         assert self._invite is not None  # only a 2xx to our INVITE leads here
         self._ack = self._core.send_ack(self._template("ACK"), self._invite.cseq)

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from opentsm.client.phone import sdp
 from opentsm.client.phone.call import Call, CallError, CallSettings
+from opentsm.client.phone.connections import Connections
 from opentsm.client.phone.core import Account
 from opentsm.client.phone.events import (
     Answered,
@@ -46,6 +47,7 @@ class Phone:
         sockets: the tunnel. account: who we are.
         server: SIP server (registrar and proxy); None: each target is called directly at its address.
         port: our SIP port, 0: a free one.
+        transport: what our requests go by: ``tcp``, or ``udp`` where they fit a datagram.
 
     Attributes:
         drops: SIP messages that led to nothing, by reason.
@@ -58,12 +60,15 @@ class Phone:
         *,
         server: SocketAddress | None = None,
         port: int = SIP_PORT,
+        transport: str = "udp",
     ) -> None:
         self.account = account
         self.drops: Counter[str] = Counter()
         self._sockets = sockets
         self._server = server
         self._wanted_port = port
+        self._by = transport
+        self._connections: Connections | None = None
         self._ua: UserAgent | None = None
         self._transport: SwitchedTransport | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -92,11 +97,18 @@ class Phone:
             lambda: Datagrams(self._on_sip, self._on_lost), (host, self._wanted_port)
         )
         local = self._transport.get_extra_info("sockname")
+        self._connections = Connections(self._sockets, host, self._on_message, self._on_connection_failed)
+        try:
+            await self._connections.listen(local[1])
+        except BaseException:
+            self._transport.close()
+            raise
         self._ua = UserAgent(
             self.account,
             local=(local[0], local[1]),
             server=self._server,
             new_id=lambda: secrets.token_hex(10),
+            transport=self._by,
         )
 
     async def close(self) -> None:
@@ -114,6 +126,9 @@ class Phone:
         if self._timer is not None:
             self._timer.cancel()
         self._transport.close()
+        if self._connections is not None:
+            self._connections.close()
+            self.drops.update(self._connections.drops)
         self._drop_calls("the phone was closed")
         self._ua = None
 
@@ -221,14 +236,22 @@ class Phone:
         address = str(self._sockets.inner_address)
         return sdp.Local(address, ports.port, ports.port + 1, session=secrets.randbits(31))
 
-    def _on_sip(self, data: bytes, source: SocketAddress) -> None:
+    def _on_sip(self, data: bytes, source: SocketAddress, *, reliable: bool = False) -> None:
         if self._ua is None:
             return
         try:
-            self._ua.receive_untrusted(self._now, data, source)
+            self._ua.receive_untrusted(self._now, data, source, reliable=reliable)
         except RemoteProtocolError as error:
             self.drops[error.reason] += 1
         self._pump()
+
+    def _on_message(self, data: bytes, source: SocketAddress) -> None:
+        self._on_sip(data, source, reliable=True)
+
+    def _on_connection_failed(self, far: SocketAddress) -> None:
+        if self._ua is not None:
+            self._ua.connection_failed(self._now, far)
+            self._pump()
 
     def _on_timer(self) -> None:
         self._timer = None
@@ -238,10 +261,13 @@ class Phone:
 
     def _pump(self) -> None:
         """Send what is to be sent, spread the news, wait for the next deadline."""
-        if self._ua is None or self._transport is None:
+        if self._ua is None or self._transport is None or self._connections is None:
             return
         for send in self._ua.outgoing():
-            self._transport.sendto(send.data, send.to)
+            if send.reliable:
+                self._connections.send(send.data, send.to)
+            else:
+                self._transport.sendto(send.data, send.to)
         for event in self._ua.events():
             self._on_event(event)
         if self._timer is not None:

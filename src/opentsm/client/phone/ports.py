@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable
 from typing import Any, Final, Protocol, TypeVar
 
+from opentsm.client.phone.connections import StreamSockets
 from opentsm.types import IpAddress, Path, PathMode, SocketAddress
 
 RTP_PORTS: Final = range(16384, 32768, 2)
@@ -30,7 +31,7 @@ class SwitchedTransport(Protocol):
     def close(self) -> None: ...
 
 
-class Sockets(Protocol):
+class Sockets(StreamSockets, Protocol):
     """Where a phone gets its sockets: an ``opentsm.Tunnel``."""
 
     @property

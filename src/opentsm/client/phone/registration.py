@@ -56,6 +56,11 @@ class Registration:
         self._call_id = self._call_id or self._core.new_id()
         self._ask(now, _State.ASKING)
 
+    def renew(self, now: float) -> None:
+        """The way by which the registrar reached us is gone: register anew, if we were registered."""
+        if self._state is _State.ACTIVE:
+            self._ask(now, _State.ASKING)
+
     def stop(self, now: float) -> None:
         """Take the binding back; ends in Unregistered or RegistrationFailed."""
         if self._state in (_State.IDLE, _State.LEAVING):

@@ -1,7 +1,8 @@
 """The four transaction machines of RFC 3261 section 17, with RFC 6026's corrections, as tables.
 
-On an unreliable transport. One addition: a server's 2xx to INVITE is repeated by its transaction and not by
-what is above it (RFC 3261 section 13.3.1.4 gives the timers); who sees the ACK says so with ``Input.ACK``.
+On a reliable transport nothing is repeated but the 2xx, and nobody waits for repetitions. One addition: a
+server's 2xx to INVITE is repeated by its transaction and not by what is above it (RFC 3261 section 13.3.1.4
+gives the timers); who sees the ACK says so with ``Input.ACK``.
 """
 
 from __future__ import annotations
@@ -127,6 +128,9 @@ _SERVER: Final[_Table] = {  # figure 8
     (State.COMPLETED, Input.LINGER): (State.TERMINATED, ()),
 }
 
+UNANSWERED: Final = frozenset({State.CALLING, State.TRYING})
+"""A client's request of which nothing has been heard."""
+
 TABLES: Final = {
     Kind.INVITE_CLIENT: _INVITE_CLIENT,
     Kind.CLIENT: _CLIENT,
@@ -155,6 +159,19 @@ TIMERS: Final[dict[tuple[Kind, State], dict[Input, float]]] = {
     (Kind.SERVER, State.COMPLETED): {Input.LINGER: GIVE_UP},  # J
 }
 
+_ONLY_FOR_REPETITIONS: Final = frozenset(
+    {
+        (Kind.INVITE_CLIENT, State.COMPLETED),  # D
+        (Kind.CLIENT, State.COMPLETED),  # K
+        (Kind.INVITE_SERVER, State.CONFIRMED),  # I
+        (Kind.SERVER, State.COMPLETED),  # J
+    }
+)
+"""States that last no time at all on a reliable transport: they wait for what it would have to repeat."""
+
+_REPEATED_END_TO_END: Final = (Kind.INVITE_SERVER, State.ACCEPTED)
+"""A 2xx may have unreliable transports behind this one (RFC 3261 section 13.3.1.4)."""
+
 _CEILING: Final = {Kind.INVITE_CLIENT: GIVE_UP}
 
 
@@ -169,12 +186,14 @@ class Transaction:
 
     Args:
         message: what was sent last, to be sent again; empty: nothing yet. to: where.
+        reliable: by a transport that repeats what is lost by itself.
     """
 
     kind: Kind
     key: tuple[str, ...]
     to: SocketAddress
     message: bytes = b""
+    reliable: bool = field(default=False, kw_only=True)
     state: State = field(init=False)
     _deadlines: dict[Input, float] = field(default_factory=dict)
     _interval: float = T1
@@ -184,6 +203,16 @@ class Transaction:
 
     def start(self, now: float) -> None:
         """Its first message has been sent (clients) or received (servers)."""
+        self._enter(now)
+
+    def give_up(self) -> None:
+        """It cannot be sent."""
+        self.state = State.TERMINATED
+        self._deadlines = {}
+
+    def by_unreliable(self, now: float, message: bytes) -> None:
+        """A client's request, not answered yet, goes out anew on a transport that may lose it."""
+        self.reliable, self.message = False, message
         self._enter(now)
 
     @property
@@ -219,7 +248,17 @@ class Transaction:
         """Set the timers of the state. F goes on where the first provisional response changes the state."""
         given_up = self._deadlines.get(Input.GIVE_UP)
         timers = TIMERS.get((self.kind, self.state), {})
+        if self.reliable:
+            timers = self._without_repetition(timers)
         self._deadlines = {name: now + seconds for name, seconds in timers.items()}
         self._interval = timers.get(Input.RETRANSMIT, T1)
         if self.kind is Kind.CLIENT and given_up is not None and Input.GIVE_UP in timers:
             self._deadlines[Input.GIVE_UP] = given_up
+
+    def _without_repetition(self, timers: dict[Input, float]) -> dict[Input, float]:
+        place = (self.kind, self.state)
+        if place in _ONLY_FOR_REPETITIONS:
+            return dict.fromkeys(timers, 0.0)
+        if place == _REPEATED_END_TO_END:
+            return timers
+        return {name: seconds for name, seconds in timers.items() if name is not Input.RETRANSMIT}

@@ -1,4 +1,4 @@
-"""A SIP user agent without I/O: datagrams and the time go in, datagrams and events come out.
+"""A SIP user agent without I/O: messages and the time go in, messages and events come out.
 
 REGISTER with digest, INVITE, ACK, BYE, CANCEL and OPTIONS, as client and as server (RFC 3261). Whoever drives
 it calls ``receive_untrusted`` for each datagram, ``tick`` when ``deadline`` has come, and after either (and
@@ -31,6 +31,7 @@ class UserAgent:
         account: who we are. local: our inner address and SIP port.
         server: the SIP server (registrar and outbound proxy), or None to talk to each target directly.
         new_id: gives a fresh random token at each call, hexadecimal, 16 digits or more.
+        transport: ``tcp``: requests go by connections; ``udp``: those that fit go as datagrams.
 
     Attributes:
         busy: answer every new call with 486.
@@ -43,10 +44,11 @@ class UserAgent:
         local: SocketAddress,
         server: SocketAddress | None,
         new_id: Callable[[], str],
+        transport: str = "udp",
     ) -> None:
         self.account = account
         self.busy = False
-        self._core = Core(account, local, server, new_id)
+        self._core = Core(account, local, server, new_id, transport)
         self._events: list[Event] = []
         self._registration = Registration(self._core, self._events)
         self._legs: dict[str, Leg] = {}
@@ -139,8 +141,10 @@ class UserAgent:
 
     # -- in -------------------------------------------------------------------------------------------------
 
-    def receive_untrusted(self, now: float, data: bytes, source: SocketAddress) -> None:
-        """A datagram has come.
+    def receive_untrusted(
+        self, now: float, data: bytes, source: SocketAddress, *, reliable: bool = False
+    ) -> None:
+        """A datagram has come, or (``reliable``) a whole message by the connection with ``source``.
 
         Raises:
             RemoteProtocolError: it is no SIP, or makes no sense here (``reason`` is the counter's name). What
@@ -152,7 +156,15 @@ class UserAgent:
         if not message.is_request:
             self._core.response_untrusted(now, message)
         elif not self._core.absorbed(now, message):
-            self._request_untrusted(now, message, source)
+            self._request_untrusted(now, message, source, reliable)
+        self._sweep()
+
+    def connection_failed(self, now: float, to: SocketAddress) -> None:
+        """The connection with this address is gone, or could not be made."""
+        self._core.connection_failed(now, to)
+        if self._core.reliable and to == self._core.server:
+            # The registrar knew us by it (RFC 5626 section 4.4): tell it of the next one.
+            self._registration.renew(now)
         self._sweep()
 
     def tick(self, now: float) -> None:
@@ -165,14 +177,16 @@ class UserAgent:
 
     # -- helpers --------------------------------------------------------------------------------------------
 
-    def _request_untrusted(self, now: float, message: SipMessage, source: SocketAddress) -> None:
+    def _request_untrusted(
+        self, now: float, message: SipMessage, source: SocketAddress, reliable: bool
+    ) -> None:
         leg = self._leg_of(message)
         if message.method == "ACK":
             if leg is None:
                 raise RemoteProtocolError("sip-stray-ack")
             leg.on_request_untrusted(now, message, None)
             return
-        transaction = self._core.begin_server(now, message, source)
+        transaction = self._core.begin_server(now, message, source, reliable=reliable)
         if leg is not None:
             leg.on_request_untrusted(now, message, transaction)
         elif message.method == "CANCEL":

@@ -30,6 +30,7 @@ class _Flight:
     data: bytes = field(compare=False)
     source: SocketAddress = field(compare=False)
     to: SocketAddress = field(compare=False)
+    reliable: bool = field(compare=False, default=False)
 
 
 class Network:
@@ -43,13 +44,21 @@ class Network:
         self.agents: dict[SocketAddress, UserAgent] = {}
         self.events: dict[SocketAddress, list[Event]] = {}
         self.servers: dict[SocketAddress, Receiver] = {}
+        self.by_tcp: list[str] = []
+        self.without_tcp = False
         self.on_event: Callable[[SocketAddress, Event], None] = lambda address, event: None
         self._lose = lose
         self._sent = 0
         self._flying: list[_Flight] = []
 
     def add(
-        self, name: str, address: SocketAddress, server: SocketAddress | None = None, **account: str
+        self,
+        name: str,
+        address: SocketAddress,
+        server: SocketAddress | None = None,
+        *,
+        transport: str = "udp",
+        **account: str,
     ) -> UserAgent:
         counter = itertools.count(1)
         agent = UserAgent(
@@ -57,19 +66,26 @@ class Network:
             local=address,
             server=server,
             new_id=lambda: f"{name}{next(counter):08x}",
+            transport=transport,
         )
         self.agents[address] = agent
         self.events[address] = []
         return agent
 
-    def send(self, data: bytes, source: SocketAddress, to: SocketAddress) -> None:
+    def send(self, data: bytes, source: SocketAddress, to: SocketAddress, *, reliable: bool = False) -> None:
+        if reliable and self.without_tcp:
+            self.agents[source].connection_failed(self.now, to)
+            return
         self._sent += 1
         self.seen.append(data)
         first = data.split(b"\r\n", 1)[0].decode()
         lost = self._lose(self._sent, data)
         self.log.append(f"{'lost ' if lost else ''}{first}")
+        if reliable:
+            self.by_tcp.append(first)
         if not lost:
-            heapq.heappush(self._flying, _Flight(self.now + ONE_WAY, self._sent, data, source, to))
+            flight = _Flight(self.now + ONE_WAY, self._sent, data, source, to, reliable)
+            heapq.heappush(self._flying, flight)
 
     def pump(self) -> None:
         """Take what agents have to send and to say."""
@@ -78,7 +94,7 @@ class Network:
             busy = False
             for address, agent in self.agents.items():
                 for send in agent.outgoing():
-                    self.send(send.data, address, send.to)
+                    self.send(send.data, address, send.to, reliable=send.reliable)
                 for event in agent.events():
                     busy = True
                     self.events[address].append(event)
@@ -110,7 +126,8 @@ class Network:
                     self.send(data, flight.to, to)
             elif flight.to in self.agents:
                 try:
-                    self.agents[flight.to].receive_untrusted(self.now, flight.data, flight.source)
+                    agent = self.agents[flight.to]
+                    agent.receive_untrusted(self.now, flight.data, flight.source, reliable=flight.reliable)
                 except RemoteProtocolError as error:
                     self.refused.append(error.reason)
             self.pump()

@@ -78,6 +78,29 @@ async def test_a_call_moves_to_the_ddt_and_back_without_losing_a_packet(url: tup
     assert set(call.report().sent_by) == {"stream", "datagram"}
 
 
+async def test_a_call_by_tcp_and_one_whose_invite_is_too_large_for_a_datagram(
+    url: tuple[str, Development],
+) -> None:
+    long_name = "alice" + "e" * 400
+    async with (
+        asyncio.timeout(WITHIN),
+        tunnel_to(url) as ours,
+        tunnel_to(url) as theirs,
+        Phone(theirs, Account("bob", "x")) as bob,
+    ):
+        settings = CallSettings(samples=speech(), loop=True, playout=0.2)
+        for phone in (
+            Phone(ours, Account("alice", "x"), transport="tcp"),
+            Phone(ours, Account(long_name, "x")),
+        ):
+            async with phone as alice:
+                call, answered = await joined(alice, bob, theirs, settings)
+                await until_heard(answered, 5)
+                await answered.hang_up()
+                assert (await call.ended()).by == "remote"
+            assert not alice.drops
+
+
 async def test_a_call_test_judges_both_paths(url: tuple[str, Development]) -> None:
     async with asyncio.timeout(WITHIN), tunnel_to(url) as tunnel:
         verdicts = await run_call_test(tunnel, (url[1].echo, 7), speech(), seconds=0.6, playout=0.5)

@@ -16,8 +16,8 @@ from opentsm.client.phone.transaction import (
 )
 
 
-def started(kind: Kind) -> Transaction:
-    transaction = Transaction(kind, ("branch", "X"), ("10.0.0.1", 5060), b"message")
+def started(kind: Kind, *, reliable: bool = False) -> Transaction:
+    transaction = Transaction(kind, ("branch", "X"), ("10.0.0.1", 5060), b"message", reliable=reliable)
     transaction.start(0.0)
     return transaction
 
@@ -59,6 +59,34 @@ def test_final_responses_to_invite_are_repeated_until_acknowledged(happened: Inp
     assert repeats(transaction, 8) == [0.5, 1.5, 3.5, 7.5]
     transaction.feed(8.0, Input.ACK)
     assert repeats(transaction, 100) == []
+    assert transaction.over
+
+
+@pytest.mark.parametrize("kind", [Kind.INVITE_CLIENT, Kind.CLIENT])
+def test_a_request_on_a_reliable_transport_is_never_repeated(kind: Kind) -> None:
+    transaction = started(kind, reliable=True)
+    assert repeats(transaction, GIVE_UP - 0.1) == []
+    assert not transaction.over
+    assert repeats(transaction, GIVE_UP) == []
+    assert transaction.over
+
+
+def test_on_a_reliable_transport_only_a_2xx_to_invite_is_repeated() -> None:
+    """RFC 3261 section 13.3.1.4: there may be unreliable transports behind this one."""
+    for happened, times in ((Input.SUCCESS, [0.5, 1.5, 3.5, 7.5]), (Input.FAILURE, [])):
+        transaction = started(Kind.INVITE_SERVER, reliable=True)
+        transaction.feed(0.0, happened)
+        assert repeats(transaction, 8) == times
+        transaction.feed(8.0, Input.ACK)
+        assert repeats(transaction, 8.0) == []
+        assert transaction.over
+
+
+@pytest.mark.parametrize("kind", [Kind.INVITE_CLIENT, Kind.CLIENT, Kind.SERVER])
+def test_nobody_waits_for_repetitions_on_a_reliable_transport(kind: Kind) -> None:
+    transaction = started(kind, reliable=True)
+    transaction.feed(1.0, Input.FAILURE)
+    assert repeats(transaction, 1.0) == []
     assert transaction.over
 
 

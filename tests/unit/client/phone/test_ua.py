@@ -86,6 +86,77 @@ def test_a_call_from_ring_to_bye() -> None:
     assert all(agent.deadline is None for agent in network.agents.values())  # nothing is left behind
 
 
+def by_tcp() -> Network:
+    network = Network()
+    network.add("alice", ALICE, transport="tcp")
+    network.add("bob", BOB, transport="tcp")
+    return network
+
+
+def test_a_call_by_tcp_has_every_message_once_and_says_so_in_via_and_contact() -> None:
+    network = by_tcp()
+    whole_call(network)
+    assert network.by_tcp == network.log
+    assert len(network.log) == 6
+    invite = network.seen[0]
+    assert b"\r\nVia: SIP/2.0/TCP 10.64.0.2:5060;branch=" in invite
+    assert b"\r\nContact: <sip:alice@10.64.0.2:5060;transport=tcp>\r\n" in invite
+    assert all(agent.deadline is None for agent in network.agents.values())
+
+
+def test_a_udp_phone_answers_by_tcp_what_came_by_tcp_and_goes_where_the_contact_says() -> None:
+    network = Network()
+    network.add("alice", ALICE, transport="tcp")
+    network.add("bob", BOB)
+    answering(network, BOB)
+    network.agents[ALICE].call(network.now, BOB_URI, local(ALICE))
+    network.run(40, until=lambda: all(established(events) for events in network.events.values()))
+    bobs = next(event.call for event in network.events[BOB] if isinstance(event, Incoming))
+    network.agents[BOB].hang_up(network.now, bobs)
+    network.run()
+    assert network.by_tcp == network.log
+    assert ended(network, ALICE).by == "remote"
+
+
+def long_named(without_tcp: bool) -> Network:
+    """A caller whose name alone makes a request too large for a datagram."""
+    network = Network()
+    network.without_tcp = without_tcp
+    network.add("alice" + "e" * 180, ALICE)
+    network.add("bob", BOB)
+    return network
+
+
+def test_a_large_request_goes_by_tcp_and_small_ones_of_the_same_call_do_not() -> None:
+    """RFC 3261 section 18.1.1."""
+    network = long_named(without_tcp=False)
+    whole_call(network)
+    assert ended(network, BOB).code == 200
+    large = [data for data in network.seen if len(data) > 1300 and data.startswith(b"INVITE")]
+    assert large
+    assert all(b"SIP/2.0/TCP" in data for data in large)
+    assert [line.split()[0] for line in network.by_tcp][:3] == ["INVITE", "SIP/2.0", "SIP/2.0"]
+    assert not any(line.startswith(("ACK", "BYE")) for line in network.by_tcp)
+
+
+def test_a_large_request_goes_by_udp_where_nobody_takes_tcp() -> None:
+    network = long_named(without_tcp=True)
+    whole_call(network)
+    assert network.by_tcp == []
+    assert ended(network, BOB).code == 200
+    invite = network.seen[0]
+    assert len(invite) > 1300
+    assert b"SIP/2.0/UDP" in invite
+
+
+def test_without_a_connection_a_call_by_tcp_fails_at_once() -> None:
+    network = by_tcp()
+    network.without_tcp = True
+    network.agents[ALICE].call(network.now, BOB_URI, local(ALICE))
+    network.run(1.0)
+    assert ended(network, ALICE).code in (0, 408, 503)
+
+
 @pytest.mark.parametrize("lost", range(1, 13))
 def test_any_single_message_may_be_lost(lost: int) -> None:
     network = pair({lost})
@@ -349,6 +420,22 @@ def test_registration_with_a_challenge_and_its_refresh(algorithm: str) -> None:
     network.run(1)
     assert network.events[ALICE][-1] == Unregistered()
     assert registrar.asked[-1] == 0
+
+
+def test_a_lost_connection_to_the_registrar_is_replaced_by_registering_anew() -> None:
+    registrar = Registrar("MD5")
+    network = Network()
+    network.add("alice", ALICE, SERVER, transport="tcp", password="secret")
+    network.servers[SERVER] = registrar
+    agent = network.agents[ALICE]
+    agent.register(network.now)
+    network.run(5)
+    before = len(network.log)
+    agent.connection_failed(network.now, SERVER)
+    network.run(5)
+    assert network.log[before].startswith("REGISTER")
+    assert network.by_tcp[-1].startswith("REGISTER")
+    assert agent.registered
 
 
 def test_a_stale_nonce_is_replaced() -> None:

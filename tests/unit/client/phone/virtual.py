@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from ipaddress import IPv4Address
 from typing import Any, TypeVar
 
+from opentsm.client.phone.connections import B
 from opentsm.client.phone.ports import P
 from opentsm.types import IpAddress, Path, PathMode, SocketAddress
 
@@ -112,6 +113,12 @@ class Network:
             self.ports[to].received(data, source, path)
 
 
+class Deaf:
+    """A listener on a network without TCP."""
+
+    def close(self) -> None: ...
+
+
 class Host:
     """One address on the network: what a phone takes for its tunnel."""
 
@@ -119,6 +126,22 @@ class Host:
         self.inner_address: IpAddress = IPv4Address(address)
         self._network = network
         self._free = iter(range(40000, 50000))
+
+    async def create_connection(
+        self,
+        protocol_factory: Callable[[], B],
+        host: str,
+        port: int,
+        *,
+        local_addr: tuple[str | None, int] | None = None,
+    ) -> tuple[asyncio.Transport, B]:
+        """Nobody on this network speaks TCP."""
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "no TCP here")
+
+    async def create_server(
+        self, protocol_factory: Callable[[], asyncio.BaseProtocol], host: str | None = None, port: int = 0
+    ) -> Deaf:
+        return Deaf()
 
     async def create_datagram_endpoint(
         self, protocol_factory: Callable[[], P], local_addr: tuple[str | None, int] | None = None
