@@ -1,6 +1,6 @@
 #| OpenTSM: tunneled session management for real-time calls.
 #|
-#|   make demo     a call through a firewall in network namespaces, shown step by step
+#|   make demo     real calls through firewalls and a bad network, measured: a table and a page (100 s)
 #|   make build    the virtual environment .venv and the user plane in it; then: .venv/bin/opentsm --help
 #|   make test     Rust tests, unit tests, simulations, end-to-end tests in namespaces
 #|   make lint     ruff, mypy, import contracts, rustfmt, clippy, tree checks

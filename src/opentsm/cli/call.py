@@ -3,40 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path as FilePath
 from typing import Annotated, Any, Final
 
 import typer
 
-from opentsm.cli import reaching
+from opentsm.cli.groups import grouped
 from opentsm.cli.softphone import (
-    Direct,
-    Domain,
-    Json,
-    Mode,
-    Playout,
-    Record,
     Server,
     SipOptions,
-    SipPasswordFile,
-    SipServer,
-    SipTransport,
-    SipUser,
-    Wav,
+    TunnelOptions,
+    VoiceOptions,
     ctrl_c,
     duration,
-    load_wav,
     open_phone,
-    parse_mode,
-    playout_seconds,
     save_wav,
     show,
-    sip_options,
     summary,
 )
 from opentsm.client.phone.call import Call, CallSettings
+from opentsm.client.phone.codecs import order
 from opentsm.client.phone.dtmf import check_digits
-from opentsm.client.phone.speech import speech
 from opentsm.tasks import cancel, spawn
 from opentsm.types import PathMode
 
@@ -50,34 +36,17 @@ TAIL: Final = 1.0
 
 
 @app.command()
+@grouped
 def call(
     target: Annotated[str, typer.Argument(metavar="URI", help="sip:USER@DOMAIN, or just USER.")],
     server: Server,
-    user: reaching.User = None,
-    password_file: reaching.PasswordFile = None,
-    password_prompt: reaching.PasswordPrompt = False,
-    ca: reaching.Ca = None,
-    pin: reaching.Pin = None,
-    insecure: reaching.Insecure = False,
-    certificate: reaching.Certificate = None,
-    proxy: reaching.ProxyOption = None,
-    family: reaching.Family = "both",
-    pcap: reaching.Pcap = None,
-    sip_user: SipUser = None,
-    sip_password_file: SipPasswordFile = None,
-    sip_server: SipServer = None,
-    domain: Domain = None,
-    direct: Direct = False,
-    transport: SipTransport = "udp",
-    wav: Wav = None,
-    record: Record = None,
+    tunnel: TunnelOptions,
+    sip: SipOptions,
+    voice: VoiceOptions,
+    codec: Annotated[str, typer.Option(help="Offered first: g711, or opus where it is installed.")] = "g711",
     seconds: Annotated[str | None, typer.Option(help="Hang up so long after the answer.")] = None,
-    mode: Mode = "stream",
-    ddt: Annotated[bool, typer.Option("--ddt", help="The same as --mode datagram.")] = False,
     ddt_after: Annotated[str | None, typer.Option(help="Switch to the DDT so long after the answer.")] = None,
-    playout: Playout = "60ms",
     dtmf: Annotated[str, typer.Option(help="Digits to dial after the answer.")] = "",
-    as_json: Json = False,
 ) -> None:
     """Call URI, say a WAV file or a built-in voice, and show how well the other side is heard.
 
@@ -88,38 +57,13 @@ def call(
         check_digits(dtmf)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--dtmf") from None
-    tunnel = reaching.reach(
-        server,
-        user=user,
-        password_file=password_file,
-        password_prompt=password_prompt,
-        ca=ca,
-        pin=pin,
-        insecure=insecure,
-        certificate=certificate,
-        proxy=proxy,
-        family=family,
-        ddt=True,
-        auto=False,
-        pcap=pcap,
-    ).options
-    sip = sip_options(
-        tunnel,
-        user=sip_user,
-        password_file=sip_password_file,
-        server=sip_server,
-        domain=domain,
-        direct=direct,
-        transport=transport,
-    )
-    settings = CallSettings(
-        samples=load_wav(wav) if wav is not None else speech(),
-        loop=wav is None,
-        playout=playout_seconds(playout),
-        mode=parse_mode(mode, ddt=ddt),
-    )
+    try:
+        codecs = order(codec)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--codec") from None
+    settings = voice.settings(codecs=codecs)
     plan = _Plan(duration(seconds, "--seconds"), duration(ddt_after, "--ddt-after"), dtmf)
-    asyncio.run(_run(server, tunnel, sip, target, settings, plan, record, as_json))
+    asyncio.run(_run(server, tunnel, sip, target, settings, plan, voice))
 
 
 class _Plan:
@@ -157,28 +101,27 @@ class _Plan:
 
 async def _run(
     servers: list[str],
-    tunnel_options: dict[str, Any],
+    tunnel: TunnelOptions,
     sip: SipOptions,
     target: str,
     settings: CallSettings,
     plan: _Plan,
-    record: FilePath | None,
-    as_json: bool,
+    voice: VoiceOptions,
 ) -> None:
     over = asyncio.Event()
     with ctrl_c(over):
-        async with open_phone(servers, tunnel_options, sip) as (_, phone):
+        async with open_phone(servers, tunnel, sip) as (_, phone):
             try:
                 call = await phone.call(target, settings)
             except ValueError as error:
                 raise typer.BadParameter(str(error), param_hint="URI") from None
             following = spawn("call plan", plan.follow(call, over), on_failure=lambda name, error: over.set())
             try:
-                await show(call, over, quiet=as_json)
+                await show(call, over, quiet=voice.as_json)
             finally:
                 await cancel(following)
                 phone.end(call, "hung up")  # closing the phone gives the far end a moment to hear of it
-        if record is not None:
-            save_wav(record, call.recording)
-        summary(call, as_json=as_json)
+        if voice.record is not None:
+            save_wav(voice.record, call.recording)
+        summary(call, as_json=voice.as_json)
         await call.answered()  # raises what went wrong, if it never was

@@ -9,19 +9,19 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from opentsm.cli import reaching
+from opentsm.cli.groups import grouped
 from opentsm.cli.softphone import (
     Json,
     Playout,
+    TunnelOptions,
     Wav,
     duration,
     host_port,
-    load_wav,
+    load_voice,
     playout_seconds,
     print_json,
 )
 from opentsm.client.phone.calltest import ECHO_PORT, PathVerdict, run_call_test
-from opentsm.client.phone.speech import speech
 from opentsm.client.testcall import echo_address
 from opentsm.client.tunnel import connect
 from opentsm.types import Path
@@ -30,18 +30,10 @@ app = typer.Typer(help="Test the line to a server, on each path.")
 
 
 @app.command()
+@grouped
 def call_test(
     servers: Annotated[list[str], typer.Argument(metavar="URL...", help="tls://HOST:PORT, tried in order.")],
-    user: reaching.User = None,
-    password_file: reaching.PasswordFile = None,
-    password_prompt: reaching.PasswordPrompt = False,
-    ca: reaching.Ca = None,
-    pin: reaching.Pin = None,
-    insecure: reaching.Insecure = False,
-    certificate: reaching.Certificate = None,
-    proxy: reaching.ProxyOption = None,
-    family: reaching.Family = "both",
-    pcap: reaching.Pcap = None,
+    tunnel: TunnelOptions,
     echo: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Inner echo service; default: the server's own.")
     ] = None,
@@ -51,25 +43,10 @@ def call_test(
     as_json: Json = False,
 ) -> None:
     """Send speech to the server's echo by the stream, then by the datagram tunnel, and judge both."""
-    tunnel = reaching.reach(
-        servers,
-        user=user,
-        password_file=password_file,
-        password_prompt=password_prompt,
-        ca=ca,
-        pin=pin,
-        insecure=insecure,
-        certificate=certificate,
-        proxy=proxy,
-        family=family,
-        ddt=True,
-        auto=False,
-        pcap=pcap,
-    ).options
     wanted = None if echo is None else host_port(echo, ECHO_PORT, "--echo")
-    samples = load_wav(wav) if wav is not None else speech()
-    length = duration(seconds, "--seconds") or 8.0
-    verdicts = asyncio.run(_run(servers, tunnel, wanted, samples, length, playout_seconds(playout)))
+    samples, length = load_voice(wav), duration(seconds, "--seconds") or 8.0
+    options = tunnel.arguments(servers)
+    verdicts = asyncio.run(_run(servers, options, wanted, samples, length, playout_seconds(playout)))
     if as_json:
         print_json({"event": "call-test", "paths": [verdict.as_dict() for verdict in verdicts]})
     else:

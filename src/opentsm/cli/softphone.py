@@ -10,7 +10,7 @@ import sys
 from array import array
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path as FilePath
 from typing import Annotated, Any, Final
 
@@ -20,12 +20,15 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from opentsm.client.phone.call import Call
+from opentsm.cli import reaching
+from opentsm.client.phone.call import Call, CallSettings
+from opentsm.client.phone.codecs import G711
 from opentsm.client.phone.core import TRANSPORTS, Account
 from opentsm.client.phone.message import SIP_PORT
 from opentsm.client.phone.phone import Phone
 from opentsm.client.phone.playout import parse_playout
 from opentsm.client.phone.report import CallReport
+from opentsm.client.phone.speech import speech
 from opentsm.client.phone.wav import read_wav, write_wav
 from opentsm.client.tunnel import Tunnel, connect
 from opentsm.errors import ConfigError
@@ -42,72 +45,112 @@ Server = Annotated[
 ]
 Playout = Annotated[str, typer.Option(help="Play-out buffer: 60ms, 0.1s, or adaptive.")]
 Wav = Annotated[FilePath | None, typer.Option(help="WAV file to say; default: a built-in voice.")]
-Record = Annotated[FilePath | None, typer.Option(help="Write what is heard to this WAV file.")]
-Mode = Annotated[str, typer.Option(help="Media switch at the beginning: stream, datagram or auto.")]
 Json = Annotated[bool, typer.Option("--json", help="A JSON object instead of tables.")]
-SipUser = Annotated[str | None, typer.Option(help="User at the SIP server; default: the tunnel's user.")]
-SipPasswordFile = Annotated[
-    FilePath | None, typer.Option(help="File with the SIP password; default: the tunnel's password.")
-]
-SipServer = Annotated[str | None, typer.Option(help="HOST:PORT inside; default: what the TSM server names.")]
-Domain = Annotated[str | None, typer.Option(help="SIP domain; default: the SIP server's address.")]
-Direct = Annotated[
-    bool, typer.Option("--direct", help="No SIP server: calls go straight to inner addresses.")
-]
 
 
-SipTransport = Annotated[
-    str, typer.Option("--transport", help="What SIP goes by inside: udp (large requests by tcp), or tcp.")
-]
+@dataclass(frozen=True, slots=True)
+class TunnelOptions:
+    """How the server is reached; see ``reaching``."""
+
+    user: reaching.User = None
+    password_file: reaching.PasswordFile = None
+    password_prompt: reaching.PasswordPrompt = False
+    ca: reaching.Ca = None
+    pin: reaching.Pin = None
+    insecure: reaching.Insecure = False
+    certificate: reaching.Certificate = None
+    proxy: reaching.ProxyOption = None
+    family: reaching.Family = "both"
+    pcap: reaching.Pcap = None
+
+    def arguments(self, servers: list[str]) -> dict[str, Any]:
+        """For ``connect``. The phone itself turns the media switch; nothing is to be found by looking on."""
+        chosen = {field.name: getattr(self, field.name) for field in fields(self)}
+        return reaching.reach(servers, **chosen, ddt=True, auto=False).options
 
 
 @dataclass(frozen=True, slots=True)
 class SipOptions:
-    """What the command line says about SIP; None: to be found out from the tunnel."""
+    """Who we are at which SIP server; what is None is found out from the tunnel."""
 
-    user: str | None
-    password: str | None
-    server: str | None
-    domain: str | None
-    direct: bool
-    transport: str = "udp"
+    sip_user: Annotated[
+        str | None, typer.Option(help="User at the SIP server; default: the tunnel's user.")
+    ] = None
+    sip_password_file: Annotated[
+        FilePath | None, typer.Option(help="File with the SIP password; default: the tunnel's password.")
+    ] = None
+    sip_server: Annotated[
+        str | None, typer.Option(help="HOST:PORT inside; default: what the TSM server names.")
+    ] = None
+    domain: Annotated[str | None, typer.Option(help="SIP domain; default: the SIP server's address.")] = None
+    direct: Annotated[
+        bool, typer.Option("--direct", help="No SIP server: calls go straight to inner addresses.")
+    ] = False
+    transport: Annotated[
+        str, typer.Option(help="What SIP goes by inside: udp (large requests by tcp), or tcp.")
+    ] = "udp"
+
+    def who(self, tunnel: dict[str, Any]) -> tuple[str, str | None]:
+        """User and password: those of the tunnel unless said otherwise.
+
+        Raises:
+            ConfigError: there is no user, or the password cannot be read.
+        """
+        if self.transport not in TRANSPORTS:
+            raise typer.BadParameter("udp or tcp", param_hint="--transport")
+        password = tunnel.get("password")
+        if self.sip_password_file is not None:
+            password = _read(self.sip_password_file).decode(errors="replace").rstrip("\r\n")
+        name = self.sip_user or tunnel.get("username")
+        if name is None:
+            raise ConfigError("no SIP user", hint="give --user NAME, or --sip-user NAME")
+        return name, password
 
 
-def sip_options(
-    tunnel_options: dict[str, Any],
-    *,
-    user: str | None,
-    password_file: FilePath | None,
-    server: str | None,
-    domain: str | None,
-    direct: bool,
-    transport: str,
-) -> SipOptions:
-    """The SIP account, which is that of the tunnel unless said otherwise."""
-    if transport not in TRANSPORTS:
-        raise typer.BadParameter("udp or tcp", param_hint="--transport")
-    password = tunnel_options.get("password")
-    if password_file is not None:
-        password = _read(password_file).decode(errors="replace").rstrip("\r\n")
-    name = user or tunnel_options.get("username")
-    if name is None:
-        raise ConfigError("no SIP user", hint="give --user NAME, or --sip-user NAME")
-    return SipOptions(name, password, server, domain, direct, transport)
+@dataclass(frozen=True, slots=True)
+class VoiceOptions:
+    """What is said and heard, and by which path."""
+
+    wav: Wav = None
+    record: Annotated[FilePath | None, typer.Option(help="Write what is heard to this WAV file.")] = None
+    mode: Annotated[str, typer.Option(help="Media switch at the beginning: stream, datagram or auto.")] = (
+        "stream"
+    )
+    ddt: Annotated[bool, typer.Option("--ddt", help="The same as --mode datagram.")] = False
+    playout: Playout = "60ms"
+    as_json: Json = False
+
+    def settings(self, *, echo: bool = False, codecs: tuple[str, ...] = G711) -> CallSettings:
+        """Of a call.
+
+        Raises:
+            ConfigError: the WAV file cannot be played.
+        """
+        return CallSettings(
+            samples=None if echo else load_voice(self.wav),
+            loop=self.wav is None,
+            echo=echo,
+            playout=playout_seconds(self.playout),
+            mode=parse_mode(self.mode, ddt=self.ddt),
+            codecs=codecs,
+        )
 
 
 @asynccontextmanager
 async def open_phone(
-    servers: list[str], tunnel_options: dict[str, Any], sip: SipOptions
+    servers: list[str], tunnel: TunnelOptions, sip: SipOptions
 ) -> AsyncIterator[tuple[Tunnel, Phone]]:
     """A tunnel, and a phone on it that is registered (unless calls go directly)."""
-    async with connect(servers, **tunnel_options) as tunnel:
-        server = None if sip.direct else _sip_server(tunnel, sip.server)
-        host = str(tunnel.inner_address) if server is None else server[0]
-        account = Account(sip.user or "", sip.domain or host, sip.password)
-        async with Phone(tunnel, account, server=server, transport=sip.transport) as phone:
+    arguments = tunnel.arguments(servers)
+    user, password = sip.who(arguments)
+    async with connect(servers, **arguments) as up:
+        server = None if sip.direct else _sip_server(up, sip.sip_server)
+        host = str(up.inner_address) if server is None else server[0]
+        account = Account(user, sip.domain or host, password)
+        async with Phone(up, account, server=server, transport=sip.transport) as phone:
             if server is not None:
                 await phone.register()
-            yield tunnel, phone
+            yield up, phone
 
 
 @contextmanager
@@ -150,8 +193,9 @@ def duration(text: str | None, option: str) -> float | None:
     return float(match.group(1)) * {"ms": 0.001, "s": 1.0, "m": 60.0, None: 1.0}[match.group(2)]
 
 
-def load_wav(file: FilePath) -> array[int]:
-    return read_wav(_read(file), str(file))
+def load_voice(file: FilePath | None) -> array[int]:
+    """What a WAV file says, or the built-in voice."""
+    return speech() if file is None else read_wav(_read(file), str(file))
 
 
 def save_wav(file: FilePath, samples: array[int]) -> None:
@@ -231,6 +275,7 @@ def call_table(report: CallReport, end: str) -> Table:
     table = Table(title=end, show_header=False)
     rows = {
         "peer": report.peer,
+        "codec": report.codec,
         "length": f"{report.seconds:.1f} s",
         "sent": f"{report.sent} packets ({_by_path(report.sent_by)})",
         "received": f"{report.received} packets ({_by_path(report.received_by)})",

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 import opentsm
 from opentsm.cli import answer, call, call_test
+from opentsm.client.phone import opus
 from opentsm.client.phone.call import CallError, CallSettings
 from opentsm.client.phone.core import Account
 from opentsm.client.phone.phone import Phone
@@ -121,6 +122,19 @@ def test_the_summary_for_people(site: Site) -> None:
     assert "MOS" in output
 
 
+@pytest.mark.skipif(opus.why_not() is not None, reason=str(opus.why_not()))
+def test_opus_is_spoken_where_both_sides_can(site: Site) -> None:
+    output, error = invoke(
+        call.app, site.bob, *placing(site, "--seconds", "0.5", "--codec", "opus", "--json")
+    )
+    assert error is None, output
+    report = json_in(output)
+    assert (report["codec"], report["drops"]) == ("opus", {})
+    assert report["received"] > 0
+    output, _ = invoke(call.app, site.bob, *placing(site, "--seconds", "0.3", "--json"))
+    assert json_in(output)["codec"] == "pcmu"
+
+
 def test_a_call_that_is_refused_fails_with_the_reason(site: Site) -> None:
     site.loop.call_soon_threadsafe(site.phone.set_busy, True)
     try:
@@ -187,6 +201,7 @@ def test_call_test_for_people_and_an_echo_that_is_not_there(site: Site) -> None:
         (["--seconds", "soon"], "write 5s, 500ms or 2m"),
         (["--playout", "much"], "60ms, 0.1s or adaptive"),
         (["--dtmf", "call me"], "up to 64 of"),
+        (["--codec", "mp3"], "g711 or opus"),
     ],
 )
 def test_options_that_make_no_sense_say_what_to_write(arguments: list[str], says: str) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from opentsm.client.phone.codecs import G711
 from opentsm.client.phone.events import Changed, Ended, Established, Event, Ringing
 from opentsm.client.phone.media import Identity, MediaSession, Source
 from opentsm.client.phone.ports import Ports, received_path
@@ -53,6 +54,8 @@ class CallSettings:
 
     Args:
         samples: what is said (8 kHz); None: silence. loop: again and again. echo: say what is heard instead.
+        codecs: names of those that are offered, the most wanted first; see ``codecs.order``. A call that is
+            answered takes the first of the caller's that this machine can speak.
         playout: seconds of the play-out buffer; None: adaptive. mode: the media switch at the beginning.
         media_timeout: seconds of silence from the far end that end the call; None: never.
     """
@@ -63,6 +66,7 @@ class CallSettings:
     playout: float | None = 0.060
     mode: PathMode = PathMode.STREAM
     media_timeout: float | None = MEDIA_TIMEOUT
+    codecs: tuple[str, ...] = G711
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,10 +210,10 @@ class Call:
 
     def _use(self, remote: Media) -> None:
         """Media goes there from now on."""
-        assert remote.law is not None  # the user agent accepts no other
-        law, payload_type = remote.law
+        assert remote.codec is not None  # the user agent accepts no other
+        codec, payload_type = remote.codec
         self._remote = remote
-        self.media.use(law, payload_type, remote.events, silent=remote.on_hold)
+        self.media.use(codec, payload_type, remote.events, silent=remote.on_hold)
         if self._began is None and not self._end.done():
             self._began = self._loop.time()
             self._up.set_result(None)

@@ -24,9 +24,13 @@ class Law:
     """One of the two encoding laws.
 
     Attributes:
-        payload_type, encoding: its static RTP payload type and name (RFC 3551 section 6).
+        payload_type, encoding, clock, channels: as RTP and SDP know it (RFC 3551 section 6).
         silence: the code of sample 0.
     """
+
+    clock = RATE
+    channels = 1
+    parameters = ""
 
     encoding: str
     payload_type: int
@@ -34,6 +38,10 @@ class Law:
     _encode: bytes
     _first: bytes
     _second: bytes
+
+    def coder(self) -> Law:
+        """It has no state."""
+        return self
 
     def encode(self, samples: array[int]) -> bytes:
         """Samples (typecode ``h``) -> one octet each."""

@@ -6,17 +6,18 @@ from __future__ import annotations
 from array import array
 from collections import Counter, deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Final
 
 from opentsm.client.phone import rtcp
+from opentsm.client.phone.codecs import Codec, Coder, scale
 from opentsm.client.phone.dtmf import Keys, Slot, check_digits, parse_event_untrusted, slots
-from opentsm.client.phone.g711 import PCMA, PCMU, RATE, Law
+from opentsm.client.phone.g711 import PCMA, PCMU, RATE
 from opentsm.client.phone.playout import SLOT_SAMPLES, PlayoutBuffer, PlayoutCounts
 from opentsm.client.phone.reception import Reception
 from opentsm.client.phone.records import MAX_RECORDS, ReceivedPacket, SentPacket
-from opentsm.client.phone.rtp import PTIME, RtpPacket, parse_rtp_untrusted
+from opentsm.client.phone.rtp import PTIME, RtpPacket, parse_rtp_untrusted, unwrap
 from opentsm.client.phone.score import Score, score
 from opentsm.client.phone.sdp import EVENT_TYPE
 from opentsm.client.phone.wav import MAX_SECONDS
@@ -35,7 +36,7 @@ MAX_ECHO: Final = 50
 
 
 _STATIC: Final = {law.payload_type: law for law in (PCMU, PCMA)}
-"""Both laws are understood whatever was agreed on: our offer names both, and a peer may change over."""
+"""Both laws are understood where one was agreed on: our offer names both, and a peer may change over."""
 
 
 class Source(Enum):
@@ -103,7 +104,9 @@ class MediaSession:
         self._source = source
         self._loop = loop
         self._position = 0
-        self._law: Law = PCMU
+        self.codec: Codec = PCMU
+        self._coder: Coder = self.codec.coder()
+        self._near = 0  # last time stamp that has come, unwrapped
         self._type = PCMU.payload_type
         self._event_type: int | None = None
         self._silent = False
@@ -116,9 +119,11 @@ class MediaSession:
 
     # -- what was agreed ------------------------------------------------------------------------------------
 
-    def use(self, law: Law, payload_type: int, event_type: int | None, *, silent: bool = False) -> None:
+    def use(self, codec: Codec, payload_type: int, event_type: int | None, *, silent: bool = False) -> None:
         """Formats that both sides agreed on; ``silent``: the far end does not listen (hold)."""
-        self._law, self._type, self._event_type, self._silent = law, payload_type, event_type, silent
+        if codec is not self.codec:
+            self.codec, self._coder = codec, codec.coder()
+        self._type, self._event_type, self._silent = payload_type, event_type, silent
 
     def dial(self, digits: str) -> None:
         """Send digits, after those that are still on their way.
@@ -144,7 +149,7 @@ class MediaSession:
         slot = next(self._dialling, None) if self._dialling is not None else None
         if slot is None:
             self._dialling = None
-        timestamp = (self._identity.timestamp + self._ticks * FRAME) % (1 << 32)
+        timestamp = self._timestamp()
         self._ticks += 1
         frame = self._next_frame(consume=slot is None or slot.speech)
         if self._silent:
@@ -155,9 +160,10 @@ class MediaSession:
         if slot is not None and slot.event is not None and self._event_type is not None:
             if slot.begin:
                 self._key_begun = timestamp
-            packets.append(self._packet(self._event_type, self._key_begun, slot.event.build(), slot.begin))
+            event = replace(slot.event, duration=slot.event.duration * scale(self.codec))
+            packets.append(self._packet(self._event_type, self._key_begun, event.build(), slot.begin))
         if slot is None or slot.speech or self._event_type is None:
-            packets.append(self._packet(self._type, timestamp, self._law.encode(frame), not self._talking))
+            packets.append(self._packet(self._type, timestamp, self._coder.encode(frame), not self._talking))
             self._talking = True
         return [self._note_sent(now, packet, path) for packet in packets]
 
@@ -172,9 +178,8 @@ class MediaSession:
         if not bye and now < self._next_report:
             return None
         self._next_report = now + RTCP_INTERVAL
-        timestamp = (self._identity.timestamp + self._ticks * FRAME) % (1 << 32)
         numbers = self.numbers
-        info = rtcp.SenderInfo(rtcp.ntp_time(now), timestamp, numbers.sent, numbers.octets)
+        info = rtcp.SenderInfo(rtcp.ntp_time(now), self._timestamp(), numbers.sent, numbers.octets)
         blocks = (self.reception.block(now),) if self.reception is not None else ()
         report = rtcp.Report(self._identity.ssrc, info if numbers.sent else None, blocks, bye)
         return rtcp.build_rtcp(report, self._identity.cname)
@@ -188,20 +193,21 @@ class MediaSession:
             RemoteProtocolError: it is no RTP, or of a format that was not agreed on.
         """
         packet = parse_rtp_untrusted(data)
-        law = self._law if packet.payload_type == self._type else _STATIC.get(packet.payload_type)
+        coder = self._coder if packet.payload_type == self._type else self._other_law(packet.payload_type)
         is_event = packet.payload_type in (self._event_type, EVENT_TYPE)
-        if law is None and not is_event:
+        if coder is None and not is_event:
             raise RemoteProtocolError("rtp-payload-type", str(packet.payload_type))
         sequence = self._count(now, packet)
         if sequence is None:
             raise RemoteProtocolError("rtp-out-of-sequence", str(packet.sequence))
         self.last_packet = now
-        if law is None:
+        if coder is None:
             self.playout.pass_over(now, sequence)
             self.keys.heard(packet, parse_event_untrusted(packet.payload))
             in_time = True
         else:
-            in_time = self.playout.put(now, sequence, packet.timestamp, law.decode(packet.payload))
+            samples = coder.decode(packet.payload)
+            in_time = self.playout.put(now, sequence, self._in_samples(packet.timestamp), samples)
         if len(self.received) < MAX_RECORDS:
             self.received.append(ReceivedPacket(now, sequence, packet.timestamp, path, in_time))
 
@@ -245,6 +251,19 @@ class MediaSession:
 
     # -- helpers --------------------------------------------------------------------------------------------
 
+    def _timestamp(self) -> int:
+        """Of the next packet, on the codec's clock."""
+        return (self._identity.timestamp + self._ticks * FRAME * scale(self.codec)) % (1 << 32)
+
+    def _in_samples(self, timestamp: int) -> int:
+        """A time stamp that has come, on the play-out buffer's clock of 8 kHz, which wraps at 32 bits too."""
+        self._near = unwrap(timestamp, self._near, 32)
+        return self._near // scale(self.codec) % (1 << 32)
+
+    def _other_law(self, payload_type: int) -> Coder | None:
+        """Only on the clock that was agreed on: time stamps must mean the same."""
+        return _STATIC.get(payload_type) if self.codec.clock == RATE else None
+
     def _next_frame(self, *, consume: bool) -> array[int]:
         """The next 20 ms to say: of the samples, or what was heard; silence where there is nothing."""
         frame: array[int] = array("h")
@@ -274,6 +293,6 @@ class MediaSession:
     def _count(self, now: float, packet: RtpPacket) -> int | None:
         """Its extended sequence number. Another SSRC is another source: its statistics begin anew."""
         if self.reception is None or self.reception.ssrc != packet.ssrc:
-            self.reception = Reception(packet, now)
+            self.reception = Reception(packet, now, self.codec.clock)
             return packet.sequence
         return self.reception.add(packet, now)

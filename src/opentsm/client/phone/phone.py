@@ -151,13 +151,14 @@ class Phone:
         Raises:
             ValueError: the target is no SIP address. OSError: no free port.
         """
+        wanted = settings or CallSettings()
         ports = await Ports().open(self._sockets)
         try:
-            key = self.agent.call(self._now, target, self._local(ports))
+            key = self.agent.call(self._now, target, self._local(ports, wanted))
         except BaseException:
             ports.close()
             raise
-        call = Call(key, target, ports, settings or CallSettings(), incoming=False, end=self.end)
+        call = Call(key, target, ports, wanted, incoming=False, end=self.end)
         self._calls[key] = call
         self._pump()
         return call
@@ -182,7 +183,7 @@ class Phone:
         wanted = settings or CallSettings()
         call = Call(incoming.call, incoming.caller, ports, wanted, incoming=True, end=self.end)
         self._calls[incoming.call] = call
-        self.agent.accept(self._now, incoming.call, self._local(ports))
+        self.agent.accept(self._now, incoming.call, self._local(ports, wanted))
         self._pump()
         return call
 
@@ -232,9 +233,9 @@ class Phone:
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
 
-    def _local(self, ports: Ports) -> sdp.Local:
-        address = str(self._sockets.inner_address)
-        return sdp.Local(address, ports.port, ports.port + 1, session=secrets.randbits(31))
+    def _local(self, ports: Ports, settings: CallSettings) -> sdp.Local:
+        address, session = str(self._sockets.inner_address), secrets.randbits(31)
+        return sdp.Local(address, ports.port, ports.port + 1, session, codecs=settings.codecs)
 
     def _on_sip(self, data: bytes, source: SocketAddress, *, reliable: bool = False) -> None:
         if self._ua is None:

@@ -18,12 +18,17 @@ MAX_MISORDER: Final = 100
 class Reception:
     """Counts, loss and jitter of one source, with the first packet heard as its beginning.
 
+    Args:
+        clock: of the packets' time stamps, Hz.
+
     Attributes:
-        received: packets, duplicates and all. jitter: interarrival jitter in samples (section 6.4.1).
+        received: packets, duplicates and all.
+        jitter: interarrival jitter in units of the clock (section 6.4.1).
         reordered: packets that came after a later one. restarts: jumps that made it a new stream.
     """
 
-    def __init__(self, packet: RtpPacket, arrival: float) -> None:
+    def __init__(self, packet: RtpPacket, arrival: float, clock: int = RATE) -> None:
+        self._clock = clock
         self.ssrc = packet.ssrc
         self.jitter = 0.0
         self.received = 0
@@ -55,7 +60,7 @@ class Reception:
 
     @property
     def jitter_ms(self) -> float:
-        return 1000.0 * self.jitter / RATE
+        return 1000.0 * self.jitter / self._clock
 
     def add(self, packet: RtpPacket, arrival: float) -> int | None:
         """Count a packet that came at ``arrival`` seconds.
@@ -113,7 +118,7 @@ class Reception:
     def _update_jitter(self, timestamp: int, arrival: float) -> None:
         """Appendix A.8, in floating point."""
         self._last_timestamp = unwrap(timestamp, self._last_timestamp, 32)
-        transit = arrival * RATE - self._last_timestamp
+        transit = arrival * self._clock - self._last_timestamp
         if self._transit is not None:
             self.jitter += (abs(transit - self._transit) - self.jitter) / 16.0
         self._transit = transit

@@ -28,6 +28,7 @@ class CallReport:
     incoming: bool = False
     seconds: float = 0.0
     path: str = ""
+    codec: str = ""
     sent: int = 0
     sent_by: Mapping[str, int] = field(default_factory=dict)
     received: int = 0
@@ -57,6 +58,7 @@ def media_report(media: MediaSession, **known: Any) -> CallReport:
     heard = media.reception
     verdict: Score | None = media.score() if heard is not None else None
     return CallReport(
+        codec=media.codec.encoding.lower(),
         sent=media.numbers.sent,
         sent_by=count_paths(media.sent),
         received=heard.received if heard is not None else 0,

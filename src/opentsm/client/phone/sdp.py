@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import Final
 
-from opentsm.client.phone.g711 import LAWS, Law
+from opentsm.client.phone.codecs import CODECS, G711, Codec, by_map
+from opentsm.client.phone.g711 import RATE
 from opentsm.errors import RemoteProtocolError
 from opentsm.types import SocketAddress
 
@@ -20,6 +21,11 @@ MAX_MEDIA: Final = 16
 
 EVENT_TYPE: Final = 101
 """Payload type we offer for telephone events: the one that everybody uses."""
+
+EVENT_TYPES: Final = {RATE: EVENT_TYPE, 48_000: 102}
+"""The same for each clock: events have their codec's (RFC 4733 section 2.1)."""
+
+_EVENTS: Final = "TELEPHONE-EVENT"
 
 _STATIC: Final = {"0": "PCMU", "8": "PCMA"}
 _DIRECTIONS: Final = ("sendrecv", "sendonly", "recvonly", "inactive")
@@ -34,7 +40,8 @@ class Media:
     Args:
         words: kind, port, profile and formats of the m= line as they came (``port`` as a number besides).
         address: of the media, after the session's c= line where it has none of its own.
-        rtcp: where RTCP goes, if not to the next port (RFC 3605). names: payload type -> encoding name.
+        rtcp: where RTCP goes, if not to the next port (RFC 3605).
+        names: payload type -> name of a codec we can speak. event_types: payload type -> clock of events.
     """
 
     kind: str
@@ -45,19 +52,21 @@ class Media:
     rtcp: SocketAddress | None = None
     direction: str = "sendrecv"
     names: tuple[tuple[str, str], ...] = ()
+    event_types: tuple[tuple[str, int], ...] = ()
 
     @property
-    def law(self) -> tuple[Law, int] | None:
-        """The first G.711 law offered, and its payload type."""
+    def codec(self) -> tuple[Codec, int] | None:
+        """The first codec offered that we can speak, and its payload type."""
         for form in self.formats:
-            if (name := self._name(form)) in LAWS:
-                return LAWS[name], int(form)
+            if (name := self._name(form)) in CODECS:
+                return CODECS[name], int(form)
         return None
 
     @property
     def events(self) -> int | None:
-        """Payload type of telephone events."""
-        found = (form for form in self.formats if self._name(form) == "TELEPHONE-EVENT")
+        """Payload type of telephone events on the codec's clock."""
+        clock = self.codec[0].clock if self.codec is not None else RATE
+        found = (form for form in self.formats if dict(self.event_types).get(form) == clock)
         return next((int(form) for form in found), None)
 
     @property
@@ -79,7 +88,7 @@ class Description:
         usable = (
             m
             for m in self.media
-            if m.kind == "audio" and m.port and m.profile == "RTP/AVP" and m.law is not None
+            if m.kind == "audio" and m.port and m.profile == "RTP/AVP" and m.codec is not None
         )
         return next(usable, None)
 
@@ -160,8 +169,11 @@ class _Reader:
         payload = _number(form)
         if payload is None or payload > 127 or len(current.names) >= 64:
             return
-        if words[1:2] == ["8000"]:
-            self._put(replace(current, names=(*current.names, (form, words[0]))))
+        name, clock, *channels = [*words, ""][:3] if len(words) < 3 else words
+        if name == _EVENTS and clock in map(str, EVENT_TYPES):
+            self._put(replace(current, event_types=(*current.event_types, (form, int(clock)))))
+        elif (known := by_map(name, clock, [c for c in channels if c])) is not None:
+            self._put(replace(current, names=(*current.names, (form, known))))
 
     def _rtcp(self, value: str) -> None:
         words = value.split()
@@ -191,18 +203,26 @@ def _literal(address: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Local:
-    """What we say of ourselves: where our RTP and RTCP are, and the session's id and version."""
+    """What we say of ourselves: where our RTP and RTCP are, and the session's id and version.
+
+    Args:
+        codecs: names of those that are offered, the most wanted first.
+    """
 
     address: str
     port: int
     rtcp_port: int
     session: int
     version: int = 1
+    codecs: tuple[str, ...] = G711
 
 
 def offer(local: Local) -> bytes:
-    """Both laws and events, both ways."""
-    return _describe(local, [_audio(local, [("0", "PCMU"), ("8", "PCMA")], str(EVENT_TYPE), "sendrecv")])
+    """Our codecs and events, both ways."""
+    codecs = [(str(CODECS[name].payload_type), CODECS[name]) for name in local.codecs]
+    clocks = sorted({codec.clock for _, codec in codecs})
+    events = [(str(EVENT_TYPES[clock]), clock) for clock in clocks]
+    return _describe(local, [_audio(local, codecs, events, "sendrecv")])
 
 
 def answer(local: Local, offered: Description) -> bytes | None:
@@ -219,24 +239,35 @@ def answer(local: Local, offered: Description) -> bytes | None:
 
 
 def _accept(local: Local, offered: Media) -> list[str]:
-    assert offered.law is not None  # it was chosen for having one
-    law, payload_type = offered.law
-    events = None if offered.events is None else str(offered.events)
+    assert offered.codec is not None  # it was chosen for having one
+    codec, payload_type = offered.codec
+    events = [] if offered.events is None else [(str(offered.events), codec.clock)]
     direction = _MIRROR.get(offered.direction, offered.direction)
-    return _audio(local, [(str(payload_type), law.encoding)], events, direction)
+    return _audio(local, [(str(payload_type), codec)], events, direction)
 
 
 def _refuse(offered: Media) -> list[str]:
     return [f"m={offered.kind} 0 {offered.profile} {' '.join(offered.formats)}"]
 
 
-def _audio(local: Local, laws: list[tuple[str, str]], events: str | None, direction: str) -> list[str]:
-    formats = [form for form, _ in laws] + ([events] if events is not None else [])
+def _audio(
+    local: Local, codecs: list[tuple[str, Codec]], events: list[tuple[str, int]], direction: str
+) -> list[str]:
+    formats = [form for form, _ in (*codecs, *events)]
     lines = [f"m=audio {local.port} RTP/AVP {' '.join(formats)}"]
-    lines += [f"a=rtpmap:{form} {name}/8000" for form, name in laws]
-    if events is not None:
-        lines += [f"a=rtpmap:{events} telephone-event/8000", f"a=fmtp:{events} 0-15"]
+    for form, codec in codecs:
+        channels = f"/{codec.channels}" if codec.channels > 1 else ""
+        lines.append(f"a=rtpmap:{form} {_written(codec.encoding)}/{codec.clock}{channels}")
+        if codec.parameters:
+            lines.append(f"a=fmtp:{form} {codec.parameters}")
+    for form, clock in events:
+        lines += [f"a=rtpmap:{form} telephone-event/{clock}", f"a=fmtp:{form} 0-15"]
     return [*lines, "a=ptime:20", f"a=rtcp:{local.rtcp_port}", f"a={direction}"]
+
+
+def _written(encoding: str) -> str:
+    """As its standard writes it: names are compared without case, but not by everybody."""
+    return "opus" if encoding == "OPUS" else encoding
 
 
 def _describe(local: Local, sections: list[list[str]]) -> bytes:

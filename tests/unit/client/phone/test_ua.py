@@ -72,8 +72,8 @@ def test_a_call_from_ring_to_bye() -> None:
     assert kinds(network.events[BOB]) == ["Incoming", "Established", "Ended"]
     media = next(e.remote for e in network.events[ALICE] if isinstance(e, Established))
     assert (media.address, media.port, media.rtcp) == (BOB[0], 30000, (BOB[0], 30001))
-    assert media.law is not None
-    assert (media.law[0].encoding, media.events) == ("PCMU", 101)
+    assert media.codec is not None
+    assert (media.codec[0].encoding, media.events) == ("PCMU", 101)
     assert (ended(network, ALICE).by, ended(network, BOB).by) == ("local", "remote")
     assert network.log == [
         "INVITE sip:bob@10.64.0.3 SIP/2.0",
