@@ -79,7 +79,7 @@ lose their server at once 20 ask in each millisecond, and its kernel refuses wha
 RECONNECT_MIN: Final = 0.2
 """The wait after the first attempt; doubles, with jitter, to RECONNECT_EAGER and later to RECONNECT_MAX."""
 
-RECONNECT_EAGER: Final = 1.5
+RECONNECT_EAGER: Final = 1.2
 """Longest wait while the server may only be restarting: who tries this often is back within two seconds of a
 server that listens again."""
 

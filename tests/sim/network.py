@@ -67,6 +67,7 @@ class Tunnel:
     tsid: Tsid | None = None
     binding: bytes = bytes(32)
     alive: list[bool] = field(default_factory=lambda: [True, True])
+    swallowed: bool = False
     _last: list[float] = field(default_factory=lambda: [0.0, 0.0])
     _records: int = 0
     _seen: set[int] = field(default_factory=set)
@@ -90,7 +91,7 @@ class Tunnel:
         record = self._records
         copies = 1 + (self.random.random() < self.weather.duplication)
         for _ in range(copies):
-            if self.weather.blocked or self.random.random() < self.weather.loss:
+            if self.swallowed or self.weather.blocked or self.random.random() < self.weather.loss:
                 continue
             delay = self.random.uniform(*self.weather.delay)
             self.clock.after(delay, lambda: self._deliver_once(side, record, item))
@@ -126,6 +127,11 @@ class Tunnel:
             self._end(side, "reset")
         if not server_knows:
             self.ends[0] = None
+
+    def swallow(self) -> None:
+        """A box on the way takes everything from now on and delivers nothing; no end is told."""
+        self._last = [float("inf")] * 2
+        self.swallowed = True
 
     def _end(self, side: int, reason: str) -> None:
         end = self.ends[side]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import random
 from collections import Counter
@@ -13,7 +14,7 @@ from opentsm.limits import KEEPALIVE_TIMER_STREAM
 from opentsm.protocol import actions as a
 from opentsm.protocol.client import ClientSession, ClientSettings
 from opentsm.protocol.resume import resume_secret
-from opentsm.protocol.server import Entropy, ServerSession, ServerSettings, peek_resume
+from opentsm.protocol.server import Entropy, Kept, ServerSession, ServerSettings, peek_resume
 from opentsm.protocol.states import Client, Server
 from opentsm.types import Flow, Path, Tsid
 from opentsm.wire.codec import decode_untrusted, encode
@@ -23,6 +24,7 @@ from tests.sim.plane import PROBE_INTERVAL, SILENT_AFTER, Media, Plane, Probe
 
 TICKS_AT_ONE_INSTANT = 50
 HANDSHAKE_GIVES_UP = 7.0
+SILENT_STREAM = 4.0
 
 
 class Owner:
@@ -207,14 +209,19 @@ class ClientOwner(Owner):
 class ServerOwner(Owner):
     """The owner of one session on the server."""
 
-    def __init__(self, server: ServerModel, tunnel: Tunnel) -> None:
+    def __init__(self, server: ServerModel, tunnel: Tunnel | None, kept: Kept | None = None) -> None:
         self.server = server
-        session = ServerSession(server.settings, entropy=server.entropy)
+        settings, now = server.settings, server.world.clock.now
+        if kept is None:
+            session = ServerSession(settings, entropy=server.entropy)
+        else:
+            session = ServerSession.restored(settings, kept, now, entropy=server.entropy)
         super().__init__(server.world.clock, session, 1)
         self.session: ServerSession
-        self.plane.tunnels[Path.STREAM] = tunnel
-        self._fresh = True
-        session.stream_ready(self.clock.now, binding=tunnel.binding, peer=("192.0.2.9", 5000))
+        self._fresh = tunnel is not None
+        if tunnel is not None:
+            self.plane.tunnels[Path.STREAM] = tunnel
+            session.stream_ready(now, binding=tunnel.binding, peer=("192.0.2.9", 5000))
         self.settle()
 
     def arrived(self, tunnel: Tunnel, item: Any) -> None:
@@ -233,6 +240,14 @@ class ServerOwner(Owner):
                 old.settle()
                 return
         super().arrived(tunnel, item)
+
+    def do_Notify(self, action: a.Notify) -> None:
+        super().do_Notify(action)
+        kept = self.session.kept
+        if isinstance(action.event, a.Configured | a.Resumed) and kept is not None:
+            self.server.write(kept.tsid, kept)
+        elif isinstance(action.event, a.Terminated) and self.session.tsid is not None:
+            self.server.write(self.session.tsid, None)
 
     def idle(self, tunnel: Tunnel) -> None:
         """The user plane has heard nothing on this stream for its keepalive-timer."""
@@ -286,6 +301,10 @@ class ServerModel:
     leased: list[a.Lease] = field(default_factory=list)
     addresses: int = 0
     master: bytes = b"m" * 32
+    pool: int = 10_000
+    lag: float = 0.005
+    saved: dict[Tsid, Kept] = field(default_factory=dict)
+    lives: int = 1
 
     @property
     def entropy(self) -> Entropy:
@@ -293,6 +312,20 @@ class ServerModel:
         return Entropy(
             tsid=lambda: Tsid(chance.getrandbits(63)), secret=functools.partial(resume_secret, self.master)
         )
+
+    def write(self, tsid: Tsid, kept: Kept | None) -> None:
+        """The store's thread writes a moment later, unless the process has died until then."""
+        life = self.lives
+
+        def commit() -> None:
+            if life != self.lives:
+                return
+            if kept is None:
+                self.saved.pop(tsid, None)
+            else:
+                self.saved[tsid] = kept
+
+        self.world.clock.after(self.lag, commit)
 
     def accept(self, tunnel: Tunnel) -> ServerOwner:
         owner = ServerOwner(self, tunnel)
@@ -303,11 +336,13 @@ class ServerModel:
         return next((o for o in self.owners if o.session.tsid == tsid), None)
 
     def allocate(self, families: AddressFamilies) -> a.Lease:
-        self.addresses += 1
-        lease = a.Lease(
-            IPv4Interface(f"10.0.{self.addresses // 250}.{1 + self.addresses % 250}/16"),
-            IPv6Interface(f"fd00::{self.addresses:x}/64"),
-        )
+        used = {lease.ipv4 for lease in self.leased}
+        while True:
+            self.addresses = self.addresses % self.pool + 1
+            ipv4 = IPv4Interface(f"10.0.{self.addresses // 250}.{1 + self.addresses % 250}/16")
+            if ipv4 not in used:
+                break
+        lease = a.Lease(ipv4, IPv6Interface(f"fd00::{self.addresses:x}/64"))
         self.leased.append(lease)
         return lease
 
@@ -325,8 +360,10 @@ class ServerModel:
         owner.settle()
         return True
 
-    def restart(self) -> None:
-        """The process dies and comes back with an empty memory."""
+    def restart(self, *, store: bool = False) -> None:
+        """The process dies and comes back with an empty memory, or with what the store has of it."""
+        self.lives += 1
+        self.settings = dataclasses.replace(self.settings, epoch=self.lives)
         owners, self.owners = self.owners, []
         self.reserved.clear()
         self.leased.clear()
@@ -335,6 +372,11 @@ class ServerModel:
             owner._timer += 1
             for tunnel in list(owner.plane.tunnels.values()):
                 tunnel.close(1, "reset")
+        if not store:
+            self.saved.clear()
+        for kept in list(self.saved.values()):
+            self.leased.append(kept.lease)
+            self.owners.append(ServerOwner(self, None, kept))
 
 
 class World:
@@ -381,13 +423,38 @@ class World:
         if tunnel is not None:
             tunnel.cut(server_knows=server_knows)
             if not server_knows:
-                self.clock.after(KEEPALIVE_TIMER_STREAM, lambda: self._idle(tunnel))
+                self.clock.after(KEEPALIVE_TIMER_STREAM, lambda: self.idle(tunnel))
 
-    def _idle(self, tunnel: Tunnel) -> None:
+    def idle(self, tunnel: Tunnel) -> None:
         """The server's user plane reports silence to whoever has this stream by now."""
         owner = tunnel.ends[1]
         if isinstance(owner, ServerOwner):
             owner.idle(tunnel)
+
+    def roam(self, client: ClientOwner, *, works: bool, lost: bool) -> None:
+        """A client's machine comes into another network.
+
+        Args:
+            works: the old one still carries what is sent there. lost: the machine has lost its old address.
+        """
+        tunnels = list(client.plane.tunnels.values())
+        if not works:
+            for tunnel in tunnels:
+                self.swallow(client, tunnel)
+        client.session.network_changed(self.clock.now, lost=lost)
+        client.settle()
+
+    def swallow(self, client: ClientOwner, tunnel: Tunnel) -> None:
+        """A tunnel goes dead without a word; probes find out, the server's much later."""
+        tunnel.swallow()
+        if tunnel.path is Path.STREAM:
+            self.clock.after(SILENT_STREAM, lambda: self._silent(client, tunnel))
+            self.clock.after(KEEPALIVE_TIMER_STREAM, lambda: self.idle(tunnel))
+
+    def _silent(self, client: ClientOwner, tunnel: Tunnel) -> None:
+        if client.plane.tunnels.get(Path.STREAM) is tunnel and client.closed is None:
+            client.session.path_silent(Path.STREAM, self.clock.now)
+            client.settle()
 
     def counts(self) -> Counter[str]:
         total = Counter(self.client.session.counts)

@@ -90,6 +90,8 @@ def _written_files(settings: Settings) -> Iterator[tuple[str, Path]]:
     """Files that the server makes; their directories must be there."""
     if settings.server.data_log is not None:
         yield "server data-log", settings.server.data_log
+    if settings.server.store is not None:
+        yield "server store", settings.server.store
     for sbc in settings.sbcs.values():
         for key, path in (("cdr-file", sbc.cdr_file), ("database", sbc.database)):
             if path is not None:

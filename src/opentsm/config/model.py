@@ -67,6 +67,7 @@ class ServerSettings:
     log_level: LogLevel = LogLevel.INFO
     log_format: LogFormat = LogFormat.TEXT
     data_log: Path | None = None
+    store: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -125,6 +125,14 @@ SERVER: Final = ObjectType(
             "File for control messages (JSON lines) of the interfaces whose `control-log` is on.",
             effect=Effect.LIVE,
         ),
+        Field(
+            "store",
+            kinds.path(or_empty=True),
+            "SQLite file that keeps sessions over a restart, so that clients come back to their inner "
+            "addresses and calls go on. Not set: `server.db` in the directory that systemd names in "
+            "STATE_DIRECTORY, else none.",
+            effect=Effect.RESTART,
+        ),
     ),
     named=False,
 )

@@ -81,6 +81,7 @@ class Shape:
     ipv6: bool = True
     persistence: str = "330 s"
     sbc: bool = False
+    store: bool = True
     core: str = "tun"
     address: str = ""
 
@@ -90,6 +91,7 @@ class Shape:
         parts = [
             f'[server]\nworkers = 2\nadmin-socket = "{folder / "admin.sock"}"\n'
             f'data-log = "{folder / "control.jsonl"}"\n',
+            f'store = "{folder / "server.db"}"\n' if self.store else "",
             f'[timers]\ntunnel-persistence-time = "{self.persistence}"\n',
             '[authentication]\nmethods = ["password"]\npassword-file = "passwords"\n',
             '[tls-profile.main]\ncertificate = "server.pem"\nkey = "server.key"\n' if profile else "",

@@ -152,6 +152,11 @@ class Outstanding(Generic[K]):
         return requests
 
 
+def is_newer(sequence: int, than: int) -> bool:
+    """Whether a sequence comes after another, also where the numbers have wrapped in between (RFC 1982)."""
+    return 0 < (sequence - than) % _SEQUENCES < _SEQUENCES // 2
+
+
 def code_label(code: Code | int) -> str:
     """A stable name for logs, also for codes a newer peer invented."""
     return code.label if isinstance(code, Code) else f"code-{int(code)}"

@@ -45,7 +45,7 @@ from opentsm.protocol.actions import (
     StreamLost,
     Terminated,
 )
-from opentsm.protocol.core import Core, Machine, Outstanding, Rule, Rules
+from opentsm.protocol.core import Core, Machine, Outstanding, Rule, Rules, is_newer
 from opentsm.protocol.resume import proof_holds
 from opentsm.protocol.server_answers import (
     Refusal,
@@ -66,6 +66,10 @@ RELEASE_TIMEOUT: Final = 2.0
 
 RESUME_REFUSALS: Final = 3
 """Wrong proofs one connection may offer before it is closed: an honest client offers one."""
+
+UNWRITTEN: Final = 4
+"""Resumes of one session whose writing may have been lost with a process, or with several in a row. That
+costs no security: nobody holds a secret that was not handed out yet."""
 
 SERVER_REQUESTS: Final = 8
 """Our own unanswered requests on one stream: pair warnings (one a minute) and one release."""
@@ -151,12 +155,14 @@ class Kept:
     Args:
         tsid: of the stream tunnel. identity: who the client was authenticated as. lease: its inner addresses.
         generation: of the newest resume secret handed out, as far as it was written down.
+        proved: of the one it was handed out for, which stays good until the client has spoken.
     """
 
     tsid: Tsid
     identity: str
     lease: Lease
     generation: int
+    proved: int
 
 
 def peek_resume(message: m.Message) -> Tsid | None:
@@ -188,7 +194,10 @@ class ServerSession:
         self._tsid: Tsid | None = None
         self._lease: Lease | None = None
         self._identity: str | None = None
-        self._generations: tuple[int, ...] = ()
+        self._newest = 0
+        self._good: tuple[int, ...] = ()
+        self._granted: int | None = None
+        """Sequence of the last Configuration Request that was granted on a stream."""
         self._observed: tuple[IpAddress, int] | None = None
         self._has_certificate = False
         self._resume_refusals = 0
@@ -198,12 +207,14 @@ class ServerSession:
     def restored(cls, settings: ServerSettings, kept: Kept, now: float, *, entropy: Entropy) -> ServerSession:
         """A session of an earlier process, waiting for its client to come back.
 
-        Its client may hold the generation that was written down, the one before (the answer that carried the
-        newer one was lost), or the one after (the process ended before it was written).
+        Its client may hold the generation that was written down, the one it was handed out for (the answer
+        that carried the newer one was lost), or one of the next UNWRITTEN (the process ended before they were
+        written).
         """
         session = cls(settings, entropy=entropy)
         session._tsid, session._identity, session._lease = kept.tsid, kept.identity, kept.lease
-        session._generations = (max(0, kept.generation - 1), kept.generation, kept.generation + 1)
+        session._newest = kept.generation
+        session._good = (kept.proved, *range(kept.generation, kept.generation + UNWRITTEN + 1))
         session._machine = Machine[Server, ServerInput](SERVER, Server.PERSISTENT, session)
         session._core.emit(OpenSession(kept.lease.addresses))
         session._arm(now + settings.persistence)
@@ -216,7 +227,7 @@ class ServerSession:
         """What is worth keeping over a restart; None before the session is configured."""
         if self._tsid is None or self._lease is None or self.state not in _LIVE:
             return None
-        return Kept(self._tsid, self._identity or "", self._lease, self._generations[-1])
+        return Kept(self._tsid, self._identity or "", self._lease, self._newest, self._good[0])
 
     @property
     def counts(self) -> Counter[str]:
@@ -288,7 +299,7 @@ class ServerSession:
             self._answer_wrong_state(path, message)
         else:
             if path is Path.STREAM:  # it speaks on the stream it resumed, so it has the new secret
-                self._generations = self._generations[-1:]
+                self._good = self._good[-1:]
             getattr(self, "_on_" + rule.handler)(path, message, now)
 
     def datagram_ready(self, tsid: Tsid, now: float) -> bool:
@@ -381,15 +392,24 @@ class ServerSession:
         self._observed = endpoint(peer)
         # Until the client shows that it has the new secret, the one it proved stays good: the response
         # that carries the new one may be lost with its stream.
-        self._generations = (proved, self._generations[-1] + 1)
+        self._newest = max(proved, self._newest) + 1
+        self._good = (proved, self._newest)
+        self._granted = message.sequence
         self._machine.step(ServerInput.RESUME, now, message)
 
     def _proved_generation(self, message: m.Message, binding: bytes) -> int | None:
-        """The generation whose secret the message's proof was made with, if it is one that is still good."""
+        """The generation whose secret the message's proof was made with, if it is one that is still good.
+
+        A request older than the last one that was granted was overtaken by it: the client has given that
+        stream up. Without this a late one would take the session away from the newer stream, and the secret
+        that the client holds would be none of the good ones any more.
+        """
         if self.state not in _LIVE or self._tsid is None or peek_resume(message) != self._tsid:
             return None
+        if self._granted is not None and not is_newer(message.sequence, self._granted):
+            return None
         proof = getattr(message, "resume_proof", None)
-        for generation in reversed(self._generations):
+        for generation in reversed(self._good):
             secret = self._entropy.secret(self._tsid, generation)
             if proof is not None and proof_holds(proof, secret, self._tsid, binding):
                 return generation
@@ -546,7 +566,8 @@ class ServerSession:
         self._disarm()
         self._lease = lease
         self._tsid = self._entropy.tsid()
-        self._generations = (0,)
+        self._good = (self._newest,)
+        self._granted = self._request.sequence
         self._core.emit(OpenSession(lease.addresses))
         self._core.emit(AttachStream(self._tsid))
         self._core.send(Path.STREAM, self._configuration(self._request.sequence))
@@ -574,7 +595,7 @@ class ServerSession:
             keepalive_ms=milliseconds(settings.keepalive),
             keepalive_datagram_ms=milliseconds(settings.keepalive_datagram),
             inner_mtu=settings.inner_mtu,
-            resume_secret=self._entropy.secret(self._tsid, self._generations[-1]),
+            resume_secret=self._entropy.secret(self._tsid, self._newest),
             observed_address=self._observed,
             offered_services=self._offered,
             persistence_ms=milliseconds(settings.persistence),

@@ -29,6 +29,7 @@ class Count(enum.StrEnum):
     PEER_CRASHED = "peer_crashed"
     UNEXPECTED_EVENT = "unexpected_event"
     REFUSAL_NOT_LOGGED = "refusal_not_logged"
+    NOT_RESTORED = "sessions_not_restored"
 
 
 OF_SESSIONS: Final = {

@@ -29,6 +29,7 @@ _ECHO: Final = "10.64.0.1"
 _TEXT: Final = """\
 [server]
 admin-socket = "admin.sock"
+store = "server.db"
 
 [authentication]
 {authentication}

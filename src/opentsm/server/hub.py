@@ -18,12 +18,13 @@ from opentsm.engine.registry import Record, Registry
 from opentsm.errors import RemoteProtocolError
 from opentsm.protocol import actions as a
 from opentsm.protocol.resume import resume_secret
-from opentsm.protocol.server import peek_resume
+from opentsm.protocol.server import Kept, peek_resume
 from opentsm.protocol.states import Server as State
 from opentsm.server.auth import Identity
 from opentsm.server.counters import MALFORMED, Count
 from opentsm.server.datalog import DataLog
 from opentsm.server.door import Door
+from opentsm.server.keeping import Keeping
 from opentsm.server.leases import AddressTaken, Leases, lease
 from opentsm.server.offers import STREAM_PROBE, Offer
 from opentsm.server.peer import Peer
@@ -68,6 +69,7 @@ class Hub:
         offers: what each interface gives a client that comes now.
         on_left: told of each client that had a tunnel and is gone for good.
         epoch: number of this process. resume_key: from which the resume secrets are made.
+        keeping: what outlives this process.
     """
 
     def __init__(self, plane: Plane) -> None:
@@ -89,6 +91,7 @@ class Hub:
         self.on_left: Callable[[Record[Peer]], None] = lambda record: None
         self.epoch = secrets.randbits(64)
         self.resume_key = secrets.token_bytes(32)
+        self.keeping = Keeping(self)
         self._sources: Counter[str] = Counter()
         self._session_ids = 0
         self._refusal_lines: deque[float] = deque(maxlen=REFUSALS_LOGGED)
@@ -141,8 +144,25 @@ class Hub:
             addresses=event.lease.addresses,
             value=peer,
         )
+        self.keeping.save(peer)
         method = None if peer.identity is None else peer.identity.method
         _log.info("tunnel up", **peer.describe(), transport=peer.transport.value, method=method)
+
+    def taken_up(self, peer: Peer, session: int, kept: Kept) -> None:
+        """A client of an earlier process has its session again, and may come back to it.
+
+        Raises:
+            TooManyTunnels: its interface is full. LocalProtocolError: another has one of its keys.
+        """
+        self.registry.add(
+            session,
+            interface=peer.offer.name,
+            stream_tsid=kept.tsid,
+            addresses=kept.lease.addresses,
+            value=peer,
+        )
+        self.persistent[peer.offer.name].add(peer)
+        self._empty.clear()
 
     def left(self, peer: Peer) -> None:
         """A client is gone."""
@@ -150,7 +170,9 @@ class Hub:
         self.persistent[peer.offer.name].discard(peer)
         self.paired[peer.offer.name].discard(peer)
         if peer.session_id is not None and peer.session_id in self.registry:
-            self.on_left(self.registry.remove(peer.session_id))
+            record = self.registry.remove(peer.session_id)
+            self.keeping.forget(record.stream_tsid)
+            self.on_left(record)
         self._check_empty()
 
     def _leave_unconfigured(self, peer: Peer) -> None:
@@ -239,6 +261,7 @@ class Hub:
         match event:
             case a.Resumed():
                 self.persistent[peer.offer.name].discard(peer)
+                self.keeping.save(peer)
                 _log.info("tunnel resumed", **peer.describe())
             case a.StreamLost():
                 self.persistent[peer.offer.name].add(peer)

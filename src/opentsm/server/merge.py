@@ -35,6 +35,7 @@ def merge(running: Settings, new: Settings) -> Settings:
             workers=running.server.workers,
             user=running.server.user,
             admin_socket=running.server.admin_socket,
+            store=running.server.store,
         ),
         realms=realms,
         sbcs=sbcs,

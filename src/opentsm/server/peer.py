@@ -23,7 +23,7 @@ from opentsm.engine.pools import PoolExhausted
 from opentsm.errors import RemoteProtocolError
 from opentsm.limits import REPLACED_LINGER
 from opentsm.protocol import actions as a
-from opentsm.protocol.server import Entropy, ServerSession, peek_resume
+from opentsm.protocol.server import Entropy, Kept, ServerSession, peek_resume
 from opentsm.protocol.states import Server as State
 from opentsm.server.auth import AuthenticationFailed, Credentials, Identity
 from opentsm.server.coding import PeerCoding
@@ -125,21 +125,21 @@ class Peer:
         "transport",
     )
 
-    def __init__(self, hub: Hub, offer: Offer, transport: Transport, ready: StreamReady) -> None:
+    def __init__(self, hub: Hub, offer: Offer, transport: Transport, ready: StreamReady | None) -> None:
         self.hub = hub
         self.offer = offer
         self.transport = transport
-        self.stream: int | None = ready.tunnel
+        self.stream: int | None = None if ready is None else ready.tunnel
         self.datagram: int | None = None
         self.datagram_outer: SocketAddress | None = None
-        self.outer = ready.peer
-        self.tls_version = ready.tls_version
+        self.outer: SocketAddress = ("", 0) if ready is None else ready.peer
+        self.tls_version = None if ready is None else ready.tls_version
         self.session_id: int | None = None
         self.identity: Identity | None = None
         self.quality: tuple[PathQuality, ...] = ()
         self.since = 0.0
         self.gone = False
-        self._certificate = ready.peer_certificate
+        self._certificate = None if ready is None else ready.peer_certificate
         self._former: int | None = None
         self._lease: PoolLease | None = None
         self._opened = False
@@ -153,9 +153,42 @@ class Peer:
         self._counted = 0
         self._tokens = float(MESSAGE_BURST)
         self._tokens_at = hub.now()
-        self.session = ServerSession(
-            offer.session, entropy=Entropy(tsid=hub.new_tsid, secret=hub.resume_secret)
-        )
+        self.session = ServerSession(offer.session, entropy=self._entropy())
+
+    def _entropy(self) -> Entropy:
+        return Entropy(tsid=self.hub.new_tsid, secret=self.hub.resume_secret)
+
+    @classmethod
+    def waiting(
+        cls, hub: Hub, offer: Offer, transport: Transport, identity: Identity, lease: PoolLease
+    ) -> Peer:
+        """A client of an earlier process, whose lease is taken; to be completed with ``take_up``."""
+        peer = cls(hub, offer, transport, None)
+        peer.identity, peer._lease, peer.since = identity, lease, hub.now()
+        return peer
+
+    def take_up(self, tsid: Tsid, generations: tuple[int, int], outer: SocketAddress) -> None:
+        """Its session waits for it to come back.
+
+        Args:
+            generations: of the newest secret and of the one that was shown for it.
+
+        Raises:
+            TooManyTunnels, LocalProtocolError: there is no room for it; nothing is left of it.
+        """
+        assert self.identity is not None
+        assert self._lease is not None
+        self.outer = outer
+        kept = Kept(tsid, self.identity.name, self._protocol_lease(self._lease), *generations)
+        now = self.hub.now()
+        self.session = ServerSession.restored(self.offer.session, kept, now, entropy=self._entropy())
+        try:
+            self.settle()
+            assert self.session_id is not None
+            self.hub.taken_up(self, self.session_id, kept)
+        except BaseException:
+            self._dissolve()
+            raise
 
     # -- entry points -----------------------------------------------------------------------------------
 

@@ -138,6 +138,7 @@ class Server:
         accounts = await asyncio.to_thread(read_accounts, settings)
         if settings.server.user:
             privileges.become(settings.server.user)
+        await self.hub.keeping.open(settings)
         await self.calls.open(settings, accounts)
         if settings.server.admin_socket is not None:
             self._admin = AdminSocket(settings.server.admin_socket, self._report)
@@ -153,10 +154,12 @@ class Server:
         self._running = False
         await cancel(*self._tasks)
         self.listeners.close_all()
+        self.hub.keeping.stop()
         await self.calls.close()
         await self._say_goodbye()
         if self._admin is not None:
             await self._admin.close()
+        await self.hub.keeping.close()
         self.cores.close()
         await self.plane.close()
         self.hub.door.close()

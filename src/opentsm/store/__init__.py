@@ -1,4 +1,4 @@
-"""What must survive a restart, behind small protocols: registrations, call records, secrets.
+"""What must survive a restart, behind small protocols: sessions, registrations, call records, secrets.
 
 ``ports`` says what callers may ask for, ``sqlite`` keeps it in a file, ``memory`` nowhere.
 """
@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from .memory import MemoryStore
-from .ports import BindingRow, CallStore, LocationStore, SecretStore, Store
+from .ports import BindingRow, CallStore, LocationStore, SecretStore, SessionRow, SessionStore, Store
 from .sqlite import SqliteStore
 
 __all__ = [
@@ -15,6 +15,8 @@ __all__ = [
     "LocationStore",
     "MemoryStore",
     "SecretStore",
+    "SessionRow",
+    "SessionStore",
     "SqliteStore",
     "Store",
 ]

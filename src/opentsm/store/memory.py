@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, Final
 
-from .ports import BindingRow
+from .ports import BindingRow, SessionRow
 
 MAX_CALLS: Final = 10_000
 """Call records kept, about 1 KiB each; a file keeps more."""
@@ -20,6 +20,8 @@ class MemoryStore:
         self._bindings: dict[str, tuple[BindingRow, ...]] = {}
         self._calls: deque[dict[str, Any]] = deque(maxlen=max_calls)
         self._secrets: dict[str, bytes] = {}
+        self._sessions: dict[int, SessionRow] = {}
+        self._alive = 0.0
 
     def save_bindings(self, user: str, rows: Sequence[BindingRow]) -> None:
         if rows:
@@ -39,6 +41,20 @@ class MemoryStore:
 
     async def secret(self, name: str, size: int = 32) -> bytes:
         return self._secrets.setdefault(name, secrets.token_bytes(size))
+
+    def save_session(self, row: SessionRow) -> None:
+        self._sessions[row.tsid] = row
+
+    def forget_session(self, tsid: int) -> None:
+        self._sessions.pop(tsid, None)
+
+    def mark_alive(self, now: float) -> None:
+        self._alive = now
+
+    async def sessions(self, since: float) -> list[SessionRow]:
+        if self._alive < since:
+            self._sessions.clear()
+        return list(self._sessions.values())
 
     async def close(self) -> None:
         return None

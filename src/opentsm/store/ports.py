@@ -32,6 +32,51 @@ class BindingRow:
     owner: str
 
 
+@dataclass(frozen=True, slots=True)
+class SessionRow:
+    """One configured client session of a server: what its next process needs to let the client come back.
+
+    Attributes:
+        tsid: of its stream tunnel, the key. interface, transport: where it came in; it comes back there only.
+        identity, method, attributes: who it was authenticated as.
+        addresses: its inner addresses, as text. outer: where its stream came from last, as (text, port).
+        generation, proved: of its newest resume secret, and of the one that was shown for it. No secret is
+            kept: they are made from one key.
+    """
+
+    tsid: int
+    interface: str
+    transport: str
+    identity: str
+    method: str
+    attributes: tuple[tuple[str, str], ...]
+    addresses: tuple[str, ...]
+    outer: tuple[str, int]
+    generation: int
+    proved: int
+
+
+class SessionStore(Protocol):
+    """Sessions of a server, and when it was last alive."""
+
+    def save_session(self, row: SessionRow) -> None:
+        """The session of this TSID is now this."""
+        ...
+
+    def forget_session(self, tsid: int) -> None:
+        """The session is over."""
+        ...
+
+    def mark_alive(self, now: float) -> None:
+        """The server is alive at ``now`` (seconds since 1970)."""
+        ...
+
+    async def sessions(self, since: float) -> list[SessionRow]:
+        """All sessions, if the server was alive after ``since``. Else they are forgotten: no client still
+        hopes for its address."""
+        ...
+
+
 class LocationStore(Protocol):
     """Registrations."""
 
@@ -65,7 +110,7 @@ class SecretStore(Protocol):
         ...
 
 
-class Store(LocationStore, CallStore, SecretStore, Protocol):
+class Store(LocationStore, CallStore, SecretStore, SessionStore, Protocol):
     """All of it, and an end."""
 
     async def close(self) -> None:

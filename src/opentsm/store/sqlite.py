@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import queue
 import secrets
 import sqlite3
@@ -23,10 +24,10 @@ import structlog
 
 from opentsm.errors import ConfigError
 
-from .ports import BindingRow
+from .ports import BindingRow, SessionRow
 
 T = TypeVar("T")
-Job = Callable[[sqlite3.Connection], None]
+Job = Callable[[sqlite3.Connection], object]
 
 MAX_WAITING: Final = 10_000
 """Writes that may wait for the disk, about 1 KiB each: minutes of a busy registrar."""
@@ -58,6 +59,15 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     CREATE INDEX call_callee ON call (callee, id);
     CREATE TABLE secret (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
     """,
+    """
+    CREATE TABLE session (
+        tsid BLOB PRIMARY KEY, interface TEXT NOT NULL, transport TEXT NOT NULL, identity TEXT NOT NULL,
+        method TEXT NOT NULL, attributes TEXT NOT NULL, addresses TEXT NOT NULL,
+        outer_address TEXT NOT NULL, outer_port INTEGER NOT NULL, generation INTEGER NOT NULL,
+        proved INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE moment (name TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;
+    """,
 )
 """Script number n brings a file of version n to version n + 1; only ever append."""
 
@@ -65,7 +75,7 @@ _log: Final = structlog.get_logger("opentsm.store")
 
 
 class SqliteStore:
-    """Registrations, call records and secrets in a file. Made by ``open``.
+    """Sessions, registrations, call records and secrets in a file. Made by ``open``.
 
     Attributes:
         dropped: writes that were given up, by reason: ``queue-full``, ``failed``.
@@ -148,6 +158,40 @@ class SqliteStore:
             (self._max_calls,),
         )
 
+    # -- sessions -----------------------------------------------------------------------------------
+    def save_session(self, row: SessionRow) -> None:
+        values = (
+            row.tsid.to_bytes(8, "big"),
+            *(_storable(text) for text in (row.interface, row.transport, row.identity, row.method)),
+            json.dumps(row.attributes),
+            json.dumps(row.addresses),
+            *row.outer,
+            row.generation,
+            row.proved,
+        )
+
+        def write(connection: sqlite3.Connection) -> None:
+            marks = ", ".join("?" * 11)
+            connection.execute(f"INSERT OR REPLACE INTO session VALUES ({marks})", values)
+
+        self._write(write)
+
+    def forget_session(self, tsid: int) -> None:
+        key = (tsid.to_bytes(8, "big"),)
+        self._write(lambda connection: connection.execute("DELETE FROM session WHERE tsid = ?", key))
+
+    def mark_alive(self, now: float) -> None:
+        self._write(lambda c: c.execute("INSERT OR REPLACE INTO moment VALUES ('alive', ?)", (now,)))
+
+    async def sessions(self, since: float) -> list[SessionRow]:
+        def read(connection: sqlite3.Connection) -> list[SessionRow]:
+            alive = connection.execute("SELECT at FROM moment WHERE name = 'alive'").fetchone()
+            if alive is None or alive[0] < since:
+                connection.execute("DELETE FROM session")
+            return [_session(columns) for columns in connection.execute("SELECT * FROM session")]
+
+        return await self._read(read)
+
     # -- secrets ------------------------------------------------------------------------------------
     async def secret(self, name: str, size: int = 32) -> bytes:
         def read(connection: sqlite3.Connection) -> bytes:
@@ -214,6 +258,7 @@ class SqliteStore:
 def _connect(path: Path) -> sqlite3.Connection:
     hint = "check store path and its folder's permissions; the file can be deleted: phones register again"
     try:
+        _make_private(path)
         connection = sqlite3.connect(path, check_same_thread=False, timeout=5.0)
         version: int = connection.execute("PRAGMA user_version").fetchone()[0]
         if version > len(MIGRATIONS):
@@ -223,9 +268,35 @@ def _connect(path: Path) -> sqlite3.Connection:
         for number in range(version, len(MIGRATIONS)):
             script = MIGRATIONS[number]
             connection.executescript(f"BEGIN; {script} PRAGMA user_version = {number + 1}; COMMIT;")
-    except sqlite3.Error as error:
+    except (OSError, sqlite3.Error) as error:
         raise ConfigError(f"the store cannot be used: {error}", source=str(path), hint=hint) from None
     return connection
+
+
+def _make_private(path: Path) -> None:
+    """Nobody but the owner reads or writes the file, or those that SQLite makes beside it with its mode."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.fchmod(descriptor, 0o600)
+    finally:
+        os.close(descriptor)
+
+
+def _session(columns: tuple[Any, ...]) -> SessionRow:
+    tsid, interface, transport, identity, method, attributes, addresses, *rest = columns
+    outer, port, generation, proved = rest
+    return SessionRow(
+        tsid=int.from_bytes(tsid, "big"),
+        interface=interface,
+        transport=transport,
+        identity=identity,
+        method=method,
+        attributes=tuple((key, value) for key, value in json.loads(attributes)),
+        addresses=tuple(json.loads(addresses)),
+        outer=(outer, port),
+        generation=generation,
+        proved=proved,
+    )
 
 
 def _columns(row: BindingRow) -> tuple[Any, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 
-from opentsm.protocol.core import Core, Machine, Outstanding, code_label
+from opentsm.protocol.core import Core, Machine, Outstanding, code_label, is_newer
 from opentsm.protocol.states import Row, complete
 from opentsm.types import Code
 
@@ -85,3 +85,12 @@ def test_a_machine_says_when_it_ignores() -> None:
 
 def test_codes_of_a_newer_peer_have_a_name_too() -> None:
     assert (code_label(Code.NO_ADDRESS), code_label(999)) == ("no-address", "code-999")
+
+
+def test_newer_is_newer_also_across_the_wrap() -> None:
+    top = (1 << 32) - 1
+    assert is_newer(2, 1)
+    assert is_newer(0, top)
+    assert not is_newer(1, 1)
+    assert not is_newer(1, 2)
+    assert not is_newer(top, 0)

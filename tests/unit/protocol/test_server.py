@@ -434,13 +434,22 @@ def test_a_closed_session_does_nothing_any_more() -> None:
     assert talk.log == []
 
 
+def test_a_resume_that_was_overtaken_by_a_newer_one_changes_nothing() -> None:
+    talk = ServerTalk().connect()
+    late, newer = resume(talk, 1), resume(talk, 1)
+    talk.call("resume", newer, binding=NEW_BINDING, peer=NEW_PEER)
+    assert not verifies(talk, late), "its stream has been given up"
+    assert not verifies(talk, newer), "a request is granted once"
+    assert verifies(talk, resume(talk, 2)), "the secret the client holds is good"
+
+
 # -- a session of an earlier process ------------------------------------------------------------------------
 
 
 def restored(generation: int, *, persistence: float = 60.0) -> ServerTalk:
     """A session that was written down with this generation, in a new process."""
     talk = ServerTalk()
-    kept = Kept(STREAM_TSID, "alice", LEASE, generation)
+    kept = Kept(STREAM_TSID, "alice", LEASE, generation, max(0, generation - 1))
     settings = ServerSettings(persistence=persistence, epoch=7)
     entropy = talk.session._entropy
     talk.session = ServerSession.restored(settings, kept, talk.now, entropy=entropy)
@@ -452,7 +461,7 @@ def test_what_is_kept_of_a_session_brings_it_back() -> None:
     before = ServerTalk().connect()
     resumed(before, 1)
     kept = before.session.kept
-    assert kept == Kept(STREAM_TSID, "alice", LEASE, 1)
+    assert kept == Kept(STREAM_TSID, "alice", LEASE, 1, 0)
     talk = restored(kept.generation)
     assert talk.did(a.OpenSession) == [a.OpenSession(LEASE.addresses)]
     message = resume(talk, 2)
@@ -461,21 +470,37 @@ def test_what_is_kept_of_a_session_brings_it_back() -> None:
     (answer,) = talk.said(m.ConfigurationResponse)
     assert (answer.tsid, answer.inner_ipv4, answer.inner_ipv6) == (STREAM_TSID, IPV4, IPV6)
     assert answer.server_epoch == 7
-    assert answer.resume_secret not in (None, bytes([1]) * 32, bytes([2]) * 32, bytes([3]) * 32)
+    assert answer.resume_secret == bytes([3]) * 32, "the generation after the one that was written"
     assert talk.session.identity == "alice"
 
 
-@pytest.mark.parametrize(("secret", "good"), [(3, False), (4, True), (5, True), (6, True), (7, False)])
+@pytest.mark.parametrize(
+    ("secret", "good"), [(3, False), (4, True), (5, True), (6, True), (9, True), (10, False)]
+)
 def test_a_write_or_an_answer_that_was_lost_with_the_process_costs_nothing(secret: int, good: bool) -> None:
     talk = restored(4)  # generation n has the secret n + 1 here
     assert verifies(talk, resume(talk, secret)) is good
+
+
+def test_answers_that_were_lost_one_after_the_other_and_then_the_process_cost_nothing() -> None:
+    before = ServerTalk().connect()
+    for _ in range(5):
+        resumed(before, 1)  # the answer never comes
+    kept = before.session.kept
+    assert kept is not None
+    assert (kept.generation, kept.proved) == (5, 0)
+    talk = ServerTalk()
+    talk.session = ServerSession.restored(ServerSettings(), kept, talk.now, entropy=before.session._entropy)
+    talk.session.actions()
+    assert verifies(talk, resume(talk, 1))
+    assert not verifies(talk, resume(talk, 3)), "a secret that was superseded"
 
 
 def test_of_a_restored_session_too_only_the_newest_secret_stays_good() -> None:
     talk = restored(4)
     resumed(talk, 5)
     talk.hear(Path.STREAM, m.KeepaliveRequest(tsid=STREAM_TSID, sequence=9))
-    assert [n for n in range(1, 12) if verifies(talk, resume(talk, n))] == [7]
+    assert [n for n in range(1, 12) if verifies(talk, resume(talk, n))] == [6]
 
 
 def test_a_client_that_does_not_come_back_after_a_restart_loses_its_address_in_the_usual_time() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import stat
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import pytest
 
 from opentsm.errors import ConfigError
-from opentsm.store import BindingRow, MemoryStore, SqliteStore, Store
+from opentsm.store import BindingRow, MemoryStore, SessionRow, SqliteStore, Store
+from opentsm.store.sqlite import MIGRATIONS
 
 Maker = Callable[[], Awaitable[Store]]
 
@@ -141,3 +143,58 @@ async def test_a_file_of_the_future_or_of_something_else_is_refused(tmp_path: Pa
         await SqliteStore.open(tmp_path / "text.db")
     with pytest.raises(ConfigError, match="cannot be used"):
         await SqliteStore.open(tmp_path / "none" / "x.db")
+
+
+def session(tsid: int, generation: int = 0) -> SessionRow:
+    return SessionRow(
+        tsid=tsid,
+        interface="access",
+        transport="tls",
+        identity="alice \udcff",
+        method="password",
+        attributes=(("address", "10.64.1.9"),),
+        addresses=("10.64.1.9", "fd00::9"),
+        outer=("192.0.2.7", 5000),
+        generation=generation,
+        proved=max(0, generation - 1),
+    )
+
+
+async def test_sessions_are_kept_replaced_and_forgotten(make: Maker) -> None:
+    store = await make()
+    store.mark_alive(1000.0)
+    biggest = (1 << 64) - 2
+    for row_ in (session(1), session(biggest), session(3), session(biggest, generation=4)):
+        store.save_session(row_)
+    store.forget_session(3)
+    store.forget_session(99)
+    found = {one.tsid: one for one in await store.sessions(since=900.0)}
+    assert set(found) == {1, biggest}
+    assert (found[biggest].generation, found[biggest].proved) == (4, 3)
+    assert found[1].addresses == ("10.64.1.9", "fd00::9")
+    assert found[1].attributes == (("address", "10.64.1.9"),)
+    assert found[1].outer == ("192.0.2.7", 5000)
+    await store.close()
+
+
+async def test_sessions_nobody_hopes_for_any_more_are_forgotten(make: Maker) -> None:
+    store = await make()
+    store.mark_alive(1000.0)
+    store.save_session(session(1))
+    assert await store.sessions(since=1001.0) == []
+    assert await store.sessions(since=0.0) == []
+    await store.close()
+
+
+async def test_a_file_of_the_version_before_gets_what_is_new(tmp_path: Path) -> None:
+    path = tmp_path / "old.db"
+    with sqlite3.connect(path) as old:
+        old.executescript(f"{MIGRATIONS[0]} PRAGMA user_version = 1;")
+    old.close()
+    path.chmod(0o644)
+    store = await SqliteStore.open(path)
+    store.save_session(session(5))
+    store.mark_alive(1.0)
+    assert [one.tsid for one in await store.sessions(0.0)] == [5]
+    await store.close()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600, "a file that others could read is closed to them"
