@@ -90,6 +90,7 @@ def test_files_that_the_settings_name_must_be_there(tmp_path: Path, example: str
         "authentication password-file",
         "sbc calls users-file",
         "server data-log",
+        "server store",
         "sbc calls cdr-file",
         "sbc calls database",
     ]

@@ -56,6 +56,7 @@ def test_what_a_reload_can_change_is_what_the_design_promises() -> None:
         "server.workers",
         "server.user",
         "server.admin-socket",
+        "server.store",
         "realm.core",
         "realm.tun",
         "realm.addresses",
