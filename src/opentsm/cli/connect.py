@@ -17,6 +17,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
+from opentsm.cli.reaching import CodingOption
 from opentsm.client.notifications import Notification
 from opentsm.client.sockets import InnerSocket
 from opentsm.client.statistics import PathStatistics
@@ -70,6 +71,7 @@ def main(
     seconds: Annotated[float | None, typer.Option(help="End after so long.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines instead of tables.")] = False,
     pcap: Annotated[FilePath | None, typer.Option(help="Write inner packets to this file.")] = None,
+    coding: CodingOption = "auto",
     message_log: Annotated[FilePath | None, typer.Option(help="Write control messages to this file.")] = None,
 ) -> None:
     """Make a tunnel and show it live, until Ctrl-C (or q). Keys s, d, a: the test call's switch."""
@@ -89,6 +91,7 @@ def main(
         "families": family,
         "services": [Service.DDT],
         "pcap": pcap,
+        "coding": coding,
         "message_log": message_log,
     }
     asyncio.run(_run(servers, options, wishes))
@@ -285,8 +288,19 @@ def _identity_table(tunnel: Tunnel) -> Table:
     table.add_row("server", given["server"], "state", f"{tunnel.state} {_trouble(tunnel)}".strip())
     table.add_row("inner address", ", ".join(given["inner_addresses"]), "tunnel", given["tsid"])
     table.add_row("seen as", f"{given['observed_address']}{' (NAT)' if nat else ''}", "DDT", tunnel.ddt_state)
-    table.add_row("services", ", ".join(given["services"]) or "none", "", "")
+    table.add_row("services", ", ".join(given["services"]) or "none", "coding", _coding(tunnel))
     return table
+
+
+def _coding(tunnel: Tunnel) -> str:
+    """What goes with media on the datagram tunnel, and what came of it."""
+    numbers = tunnel.statistics().coding
+    if not numbers:
+        return "none"
+    kind = " with FEC" if numbers["fec"] else ""
+    headers = ", headers compressed" if numbers["compress"] else ""
+    recovered = numbers["recovered"] + numbers["repaired"]
+    return f"factor {numbers['factor']}{kind}, {recovered} recovered{headers}"
 
 
 def _trouble(tunnel: Tunnel) -> str:
@@ -330,6 +344,7 @@ def _numbers(tunnel: Tunnel, call: TestCall | None) -> dict[str, Any]:
     found: dict[str, Any] = {"state": tunnel.state, "ddt": tunnel.ddt_state}
     for path in (numbers.stream, numbers.datagram):
         found[path.path.name.lower()] = asdict(path) | {"path": path.path.name.lower()}
+    found["coding"] = dict(numbers.coding)
     if call is not None:
         found["test_call"] = {path.name.lower(): _leg(leg) for path, leg in call.legs.items()}
         found["test_call"]["duplicates"] = call.duplicates
@@ -343,11 +358,11 @@ def _leg(leg: Leg) -> dict[str, Any]:
 def _sentence(notification: Notification) -> str:
     """A notification for people: its kind, and what it carries."""
     parts = []
-    for name in ("available", "reason", "text", "path", "decision"):
+    for name in ("available", "reason", "text", "path", "decision", "protection"):
         value = getattr(notification, name, None)
         if value not in (None, ""):
             shown = value.name.lower() if isinstance(value, Path) else value
-            parts.append(str(shown) if name in ("decision", "text") else f"{name} {shown}")
+            parts.append(str(shown) if name in ("decision", "text", "protection") else f"{name} {shown}")
     return f"{notification.kind}: {', '.join(parts)}" if parts else notification.kind
 
 

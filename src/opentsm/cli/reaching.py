@@ -35,6 +35,14 @@ MediaPorts = Annotated[
     typer.Option(metavar="FIRST-LAST", help="These ports of programs here carry media and nothing else."),
 ]
 MediaEf = Annotated[bool, typer.Option("--media-ef", help="What programs mark as voice (DSCP EF) is media.")]
+CodingOption = Annotated[
+    str,
+    typer.Option(
+        "--coding",
+        help="On the datagram tunnel: auto (by loss), off, or 0 to 2 earlier frames with each; no-fec and "
+        "no-compression after commas.",
+    ),
+]
 Pcap = Annotated[FilePath | None, typer.Option(help="Write inner packets to this file.")]
 
 SERVER_VARIABLE: Final = "OPENTSM_SERVER"
@@ -58,6 +66,7 @@ def reach(
     ddt: bool,
     auto: bool,
     pcap: FilePath | None,
+    coding: str = "auto",
     media_ports: list[str] | None = None,
     media_ef: bool = False,
 ) -> Reach:
@@ -77,6 +86,7 @@ def reach(
         "families": family,
         "services": [Service.DDT] if ddt else [],
         "pcap": pcap,
+        "coding": coding,
     }
     mode = PathMode.STREAM if not ddt else PathMode.AUTO if auto else PathMode.DATAGRAM
     return Reach(tuple(servers), options, MediaOptions(mode, parse_ports(media_ports or []), media_ef))

@@ -44,6 +44,7 @@ def main(
     media_ports: reaching.MediaPorts = None,
     media_ef: reaching.MediaEf = False,
     pcap: reaching.Pcap = None,
+    coding: reaching.CodingOption = "auto",
     name: Annotated[str, typer.Option(help="Name of the device, inside.")] = DEFAULT_NAME,
     dns: Annotated[bool, typer.Option("--dns/--no-dns", help="Use the name servers inside.")] = True,
     log_level: Annotated[LogLevel, typer.Option(help="Least severe line written.")] = LogLevel.WARNING,
@@ -67,6 +68,7 @@ def main(
         ddt=ddt,
         auto=auto,
         pcap=pcap,
+        coding=coding,
         media_ports=media_ports,
         media_ef=media_ef,
     )

@@ -62,6 +62,7 @@ class TunnelOptions:
     proxy: reaching.ProxyOption = None
     family: reaching.Family = "both"
     pcap: reaching.Pcap = None
+    coding: reaching.CodingOption = "auto"
 
     def arguments(self, servers: list[str]) -> dict[str, Any]:
         """For ``connect``. The phone itself turns the media switch; nothing is to be found by looking on."""

@@ -164,6 +164,9 @@ def _show_tunnel(console: Console, answer: dict[str, Any]) -> None:
     if answer["flows"]:
         console.print()
         _table(console, f"Flows ({answer['flow_count']})", _FLOW, [_flow_row(one) for one in answer["flows"]])
+    if any(answer["coding"].values()):
+        console.print()
+        _table(console, "Coding", ("", ""), list(answer["coding"].items()))
     if any(answer["drops"].values()):
         console.print()
         _show_counts(console, "Drops", {name: n for name, n in answer["drops"].items() if n})

@@ -51,6 +51,7 @@ def main(
     media_ports: reaching.MediaPorts = None,
     media_ef: reaching.MediaEf = False,
     pcap: reaching.Pcap = None,
+    coding: reaching.CodingOption = "auto",
     name: Annotated[str, typer.Option(help="Name of the device.")] = DEFAULT_NAME,
     route: Annotated[
         list[str] | None, typer.Option(metavar="PREFIX", help="Reach this through the tunnel, too.")
@@ -82,6 +83,7 @@ def main(
         ddt=ddt,
         auto=auto,
         pcap=pcap,
+        coding=coding,
         media_ports=media_ports,
         media_ef=media_ef,
     )

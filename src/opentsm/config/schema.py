@@ -605,7 +605,10 @@ INTERFACE: Final = ObjectType(
         Field(
             "assigned-services",
             kinds.services(),
-            "Services on offer. DDT is off unless it stands here.",
+            "Services on offer. DDT is off unless it stands here. With `redundancy` media on the datagram "
+            "tunnel carries earlier packets along while packets are lost, with `FEC` so that bursts are "
+            "survived; "
+            "with `header-compression` UDP headers of 28 bytes become 4.",
             default=format_services(DEFAULT_SERVICES),
         ),
         Field(

@@ -22,10 +22,10 @@ def test_no_difference_says_so(example: str) -> None:
     ("old", "new", "said", "effect"),
     [
         (
-            '["SIP", "DDT", "server-keepalive", "nagle"]',
+            '["SIP", "DDT", "redundancy", "FEC", "header-compression", "server-keepalive", "nagle"]',
             '["SIP"]',
-            "tscf-interface access: assigned-services: SIP, DDT, server-keepalive, nagle -> SIP "
-            "(for newly established tunnels)",
+            "tscf-interface access: assigned-services: SIP, redundancy, DDT, server-keepalive, nagle, "
+            "header-compression, FEC -> SIP (for newly established tunnels)",
             Effect.NEW_TUNNELS,
         ),
         (
