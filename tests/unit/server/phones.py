@@ -12,6 +12,7 @@ from typing import cast
 
 from opentsm.sbc.framing import Framing
 from opentsm.types import SocketAddress
+from opentsm.userplane.tcp import InnerTcp
 from tests.sim.sbc.phone import Phone
 from tests.unit.server.harness import Client, Inner, until
 
@@ -118,6 +119,38 @@ def tunnelled(client: Client, name: str, domain: str, sbc: SocketAddress) -> Par
     phone.algorithm, phone.media_port, phone.ring_time = "MD5", media.port, 0.0
     client.site.plane.watch_socket(inner.id, lambda data, source, path: phone.receive(data))
     return Party(phone, media, wire, contextlib.AsyncExitStack())
+
+
+class InnerSip(asyncio.Protocol):
+    """SIP of a phone in a tunnel, over inner TCP."""
+
+    def __init__(self) -> None:
+        self.phone: Phone | None = None
+        self.transport: asyncio.Transport | None = None
+        self._framing = Framing()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._framing.feed(data)
+        while (message := self._framing.next_untrusted()) is not None:
+            if self.phone is not None:
+                self.phone.receive(message)
+
+
+async def tunnelled_by_tcp(client: Client, name: str, domain: str, sbc: SocketAddress) -> Party:
+    """A phone in a tunnel whose SIP goes by one inner TCP connection; nothing listens at its Contact."""
+    media = media_socket(client)
+    tcp = InnerTcp(client.site.plane, session=client.session_id)
+    transport, sip = await tcp.create_connection(InnerSip, *sbc, local_addr=(media.address, 0))
+    wire, stack = Wire(transport.write), contextlib.AsyncExitStack()
+    stack.callback(transport.close)
+    port = transport.get_extra_info("sockname")[1]
+    phone = Phone(wire, name, media.address, f"{name}-secret", domain, port=port, transport="tcp")
+    phone.algorithm, phone.media_port, phone.ring_time = "MD5", media.port, 0.0
+    sip.phone = phone
+    return Party(phone, media, wire, stack)
 
 
 async def on_the_network(name: str, domain: str, sbc: SocketAddress, port: int, transport: str) -> Party:

@@ -16,7 +16,7 @@ import pytest
 from opentsm.sbc import account_line
 from opentsm.types import SocketAddress
 from tests.unit.server.harness import Site, configuration, running, until
-from tests.unit.server.phones import PACKETS, Party, on_the_network, speak, tunnelled
+from tests.unit.server.phones import PACKETS, Party, on_the_network, speak, tunnelled, tunnelled_by_tcp
 
 DOMAIN = "example.test"
 INNER: SocketAddress = ("10.64.0.2", 5060)
@@ -133,6 +133,39 @@ async def test_what_the_callee_says_before_its_answer_is_heard(
         await speak(provider, place(provider.phone.calls[leg.call_id].far_sdp), alice)
         alice.phone.cancel(leg)
         await until(lambda: leg.code == 487, "the end")
+
+
+@pytest.mark.parametrize("transport", ["udp", "tcp"])
+async def test_a_phone_on_inner_tcp_calls_and_is_called(
+    certificates_folder: Path, tmp_path: Path, transport: str
+) -> None:
+    """By a phone in another tunnel on UDP, and by a trunk; always on the connection it registered by."""
+    async with scene(certificates_folder, tmp_path, transport) as (site, alice, provider):
+        bob = await tunnelled_by_tcp(await site.up(), "bob", DOMAIN, INNER)
+        bob.phone.register()
+        await until(lambda: bob.phone.registered == ["200"], "the registration")
+        for caller, callee, whom in (
+            (alice, bob, "bob"),
+            (bob, alice, "alice"),
+            (provider, bob, "bob"),
+            (bob, provider, "+4930"),
+        ):
+            leg = caller.phone.call(whom)
+            await until(lambda leg=leg: leg.state == "answered", "the answer")  # type: ignore[misc]
+            there = callee.phone.calls[leg.call_id]
+            callee.media.heard.clear()
+            caller.media.heard.clear()
+            await speak(caller, place(leg.far_sdp), callee)
+            await speak(callee, place(there.far_sdp), caller)
+            callee.phone.hang_up(there)
+            await until(lambda leg=leg: leg.state == "ended", "the end")  # type: ignore[misc]
+        # The trunk has opened one for its call, and we one to it for ours.
+        with_trunk = 2 if transport == "tcp" else 0
+        assert site.server.calls.status()[0]["connections"] == 1 + with_trunk
+        await bob.close()
+        await until(
+            lambda: site.server.calls.status()[0]["connections"] == with_trunk, "the end of bob's connection"
+        )
 
 
 @pytest.mark.parametrize("transport", ["udp", "tcp"])
