@@ -29,7 +29,14 @@ from .headers import (
 )
 from .hop import FlowTokens, Hop
 from .location import Binding
-from .message import Request, Response, cut_body_untrusted, parse_head_untrusted, reply
+from .message import (
+    Request,
+    Response,
+    cut_body_untrusted,
+    parse_head_untrusted,
+    parse_refusable_untrusted,
+    reply,
+)
 from .parties import Client, IdentityOf, Side
 from .proxy import Proxy, is_loop
 from .registrar import Registrar
@@ -207,7 +214,12 @@ class SbcCore:
             if (pong := stun.answer(data, hop.remote)) is not None:
                 self._shared.out.append(Send(hop, pong))
             return
-        message = parse_head_untrusted(data)
+        try:
+            message = parse_head_untrusted(data)
+        except RemoteProtocolError as error:
+            if error.reason == "bad-start-line":
+                self._reject_unread(hop, parse_refusable_untrusted(data), error)
+            raise
         if isinstance(message, Response):
             cut_body_untrusted(message)
             self._proxy.answer(now, hop, message)
@@ -229,6 +241,9 @@ class SbcCore:
         cut_body_untrusted(request)
         if scheme_of(request.uri) in ("sip", "sips", "tel"):
             uri_untrusted(request.uri)
+            if "?" in request.uri:
+                # Only URIs in Contact or Refer-To may carry headers (RFC 3261 section 19.1.1, table 1).
+                raise RemoteProtocolError("bad-uri", "headers in a Request-URI")
         if (hops := request.get("Max-Forwards")) is not None:
             number_untrusted(hops, "bad-max-forwards", 255)
         _note_source(request, hop)
@@ -237,8 +252,7 @@ class SbcCore:
     def _reject_unread(self, hop: Hop, request: Request, error: RemoteProtocolError) -> None:
         """Answer what could not be read, without making state, if it says enough of itself to be answered."""
         vias = request.values("Via")
-        complete = vias and all(request.get(name) for name in ("From", "To", "Call-ID", "CSeq"))
-        if not complete or request.method == "ACK":
+        if not vias or not request.get("CSeq") or request.method == "ACK":
             return
         via_untrusted(vias[0])
         _note_source(request, hop)
@@ -360,11 +374,11 @@ def _note_source(request: Request, hop: Hop) -> None:
 
 
 def server_key(hop: Hop, request: Request, essentials: Essentials) -> TransactionKey:
-    """Key of a server transaction (RFC 3261 section 17.2.3); ACK finds its INVITE's. Old branches without the
-    cookie are replaced by what RFC 2543 compared."""
+    """Key of a server transaction (RFC 3261 section 17.2.3); ACK finds its INVITE's. Branches without the
+    cookie, or with nothing behind it, are replaced by what RFC 2543 compared."""
     via = essentials.via
     branch = via.branch or ""
-    if not branch.startswith(BRANCH_COOKIE):
+    if not branch.startswith(BRANCH_COOKIE) or branch == BRANCH_COOKIE:
         to_tag = "" if request.method in ("ACK", "INVITE") else essentials.to.tag
         parts = (
             request.uri,

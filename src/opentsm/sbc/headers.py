@@ -118,6 +118,9 @@ def name_addr_untrusted(text: str) -> NameAddr:
     opened = _unquoted(text, "<")
     if opened is None:
         uri, _, rest = text.partition(";")
+        if "?" in uri:
+            # Without brackets nobody knows what belongs to the URI (RFC 3261 section 20).
+            raise RemoteProtocolError("bad-address", text[:80])
         return NameAddr(_plain_uri(uri.strip()), params_untrusted(rest))
     closed = text.find(">", opened)
     after = text[closed + 1 :].strip()

@@ -193,6 +193,21 @@ def parse_head_untrusted(data: bytes) -> Request | Response:
     return message
 
 
+def parse_refusable_untrusted(data: bytes) -> Request:
+    """A request whose start line is wrong, but whose headers can be read: enough to answer 400.
+
+    Raises:
+        RemoteProtocolError: it is nothing of the kind.
+    """
+    start, _, rest = data[:MAX_MESSAGE].lstrip(b"\r\n").partition(b"\r\n")
+    words = start.decode("utf-8", "surrogateescape").split()
+    if len(words) < 3 or not _TOKEN.fullmatch(words[0]) or not words[-1].upper().startswith("SIP/"):
+        raise RemoteProtocolError("bad-start-line", start[:80].decode("ascii", "replace"))
+    message = parse_head_untrusted(words[0].encode() + b" sip:unreadable SIP/2.0\r\n" + rest)
+    assert isinstance(message, Request)
+    return message
+
+
 def _start_line_untrusted(line: str) -> Request | Response:
     if (status := _STATUS_LINE.fullmatch(line)) is not None and not _CONTROL.search(line):
         return Response(int(status[1]), status[2] or "")
@@ -248,9 +263,10 @@ def reply(request: Request, code: int, reason: str = "", *, tag: str = "", serve
     response.headers = [("Via", value) for value in request.lines("Via")]
     for name in ("From", "To", "Call-ID", "CSeq"):
         value = request.get(name) or ""
-        if name == "To" and tag and code > 100 and not _has_tag(value):
+        if name == "To" and value and tag and code > 100 and not _has_tag(value):
             value = f"{value};tag={tag}"
-        response.headers.append((name, value))
+        if value:
+            response.headers.append((name, value))
     if code == 100 and (stamp := request.get("Timestamp")) is not None:
         response.headers.append(("Timestamp", stamp))
     if server:

@@ -236,4 +236,5 @@ def _is_theirs(shared: Shared, binding: Binding) -> bool:
 
 
 def _target(binding: Binding) -> Target:
-    return Target(binding.hop, binding.contact, binding.path)
+    # A Contact may carry headers; a Request-URI may not.
+    return Target(binding.hop, binding.contact.partition("?")[0], binding.path)

@@ -361,7 +361,7 @@ class Phone:
             return
         self._served[key] = b""
         self.received.append(request.method)
-        self.bodies.append(request.body.decode())
+        self.bodies.append(request.body.decode(errors="replace"))
         self.requests.append(request)
         if request.method == "INVITE":
             self._got_invite(request, key)
