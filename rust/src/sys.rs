@@ -99,7 +99,6 @@ pub fn take_error(fd: RawFd) -> Option<io::Error> {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TcpInfo {
     pub rtt_us: u32,
-    pub rtt_var_us: u32,
     pub retransmits: u32,
     pub unsent: u32,
 }
@@ -122,7 +121,6 @@ pub fn tcp_info(fd: RawFd) -> TcpInfo {
     unsafe { libc::ioctl(fd, SIOCOUTQNSD, &raw mut unsent) };
     TcpInfo {
         rtt_us: info.tcpi_rtt,
-        rtt_var_us: info.tcpi_rttvar,
         retransmits: info.tcpi_total_retrans,
         unsent: u32::try_from(unsent).unwrap_or(0),
     }

@@ -55,7 +55,7 @@ class Plane:
         """The application (or the core) sends the flow's next packet."""
         self.sent[flow] += 1
         mode = self.rows.get(flow, SteerMode.STREAM)
-        path = self.heard.get(flow, Path.STREAM) if mode is SteerMode.FOLLOW else Path(int(mode))
+        path = Path(int(mode))
         tunnel = self.usable(path) or self.usable(Path.STREAM)
         if tunnel is None:
             self.drops["no-path"] += 1

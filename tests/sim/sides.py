@@ -393,6 +393,7 @@ class World:
         self.random = random.Random(seed)
         self.chosen: dict[Flow, Path] = {}
         self.whole = False
+        self.downlink = Path.STREAM
         self.clock = Clock()
         self.weather = weather or Weather()
         self.server = ServerModel(self, settings)

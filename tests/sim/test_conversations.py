@@ -201,19 +201,21 @@ def test_without_the_service_the_client_knows_and_the_flow_stays() -> None:
     assert made.client.opened == 0
 
 
-def test_in_auto_the_servers_packets_follow_the_clients_choice() -> None:
+@pytest.mark.parametrize(("up", "down"), [(u, d) for u in Path for d in Path])
+def test_in_auto_each_side_chooses_for_what_it_sends(up: Path, down: Path) -> None:
     made = world()
     peer = made.peer
     made.act("set_mode", FLOW, PathMode.AUTO)
     stream(made, [FLOW], 3.0)
-    made.client.plane.by_path.clear()
+    made.act("use_path", FLOW, up)
+    peer.session.use_path(down, made.clock.now, "judged")
+    peer.settle()
     stream(made, [FLOW], 1.0)
-    assert set(made.client.plane.by_path[FLOW]) == {Path.DATAGRAM}
-    made.act("use_path", FLOW, Path.STREAM)
+    for plane in (made.client.plane, peer.plane):
+        plane.by_path.clear()
     stream(made, [FLOW], 1.0)
-    made.client.plane.by_path.clear()
-    stream(made, [FLOW], 1.0)
-    assert set(made.client.plane.by_path[FLOW]) == {Path.STREAM}
+    assert set(peer.plane.by_path[FLOW]) == {up}
+    assert set(made.client.plane.by_path[FLOW]) == {down}
     assert peer.session.ddt_state is ServerDdt.UP
 
 

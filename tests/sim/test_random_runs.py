@@ -51,10 +51,20 @@ def flip(world: World, chance: random.Random) -> None:
         world.act("set_mode", flow, chance.choice(list(PathMode)))
     elif what < 0.8:
         world.act("unset", flow)
-    elif what < 0.95:
+    elif what < 0.9:
         world.act("use_path", flow, chance.choice(list(Path)))
+    elif what < 0.95:
+        judge_downlink(world, chance)
     else:
         world.act("want_ddt", chance.random() < 0.5)
+
+
+def judge_downlink(world: World, chance: random.Random) -> None:
+    """The server's judgement of what it sends, as one of its own; the last one is remembered."""
+    world.downlink = chance.choice(list(Path))
+    for owner in world.live_sessions():
+        owner.session.use_path(world.downlink, world.clock.now, "judged")
+        owner.settle()
 
 
 def talk(world: World, seconds: float, every: float) -> None:
@@ -87,11 +97,12 @@ def check_in_force(world: World, *, ddt: bool) -> None:
     assert client.plane.addresses == peer.plane.addresses
     wanting = {flow for flow in FLOWS if client.session.mode(flow) is not PathMode.STREAM}
     for flow in wanting if ddt else ():
-        chosen = world.chosen.get(flow) if client.session.mode(flow) is PathMode.AUTO else None
-        wanted = Path.DATAGRAM if chosen is None else chosen
-        assert client.session.path(flow) is wanted, f"{flow} is not where it was wished"
         auto = client.session.mode(flow) is PathMode.AUTO
-        assert peer.plane.rows[flow] is (a.SteerMode.FOLLOW if auto else a.SteerMode.DATAGRAM)
+        wanted = world.chosen.get(flow) if auto else Path.DATAGRAM
+        if wanted is not None:  # else nobody has judged since it stood somewhere
+            assert client.session.path(flow) is wanted, f"{flow} is not where it was wished"
+        judged = Path(int(peer.plane.rows[flow]))
+        assert judged is (world.downlink if auto else Path.DATAGRAM)
     for flow in set(FLOWS) - wanting if ddt else FLOWS:
         assert client.session.path(flow) is Path.STREAM
         assert peer.plane.rows.get(flow, a.SteerMode.STREAM) is a.SteerMode.STREAM
@@ -132,7 +143,9 @@ def calm_run(seed: int) -> None:
     for _ in range(40):
         world.clock.run(world.random.choice((0.0, 0.01, 0.3, 1.0)))
         flip(world, world.random)
-    world.clock.run(40.0)
+    world.clock.run(20.0)
+    judge_downlink(world, world.random)
+    world.clock.run(20.0)
     check_no_copies(world, [peer])
     for plane, other in ((world.client.plane, peer.plane), (peer.plane, world.client.plane)):
         assert not plane.drops, plane.drops
@@ -190,6 +203,8 @@ def stormy_run(seed: int, settings: ServerSettings = WITH_DDT) -> None:
             disturb(world, world.random)
     heal(world)
     world.clock.run(200.0)
+    judge_downlink(world, world.random)
+    world.clock.run(1.0)
     check_no_copies(world, owners)
     check_in_force(world, ddt=Service.DDT in settings.services)
     assert world.client.messages < 3000

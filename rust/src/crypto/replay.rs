@@ -23,6 +23,9 @@ pub struct ReplayCounters {
     pub received: u64,
     /// Numbers that slid out of the window and never came.
     pub lost: u64,
+    /// Numbers up to the highest that have not come (yet): RFC 3550's cumulative number of packets lost. Knows a loss at
+    /// once, and takes it back when the record was only late.
+    pub missing: u64,
     /// Records that came after one with a higher number.
     pub reordered: u64,
     /// Records that had come before (replayed by the network or by an attacker).
@@ -69,13 +72,22 @@ impl<const WORDS: usize> Window<WORDS> {
             bits: [0; WORDS],
             next: 0,
             first,
-            counters: ReplayCounters { received: 0, lost: 0, reordered: 0, duplicates: 0, too_old: 0 },
+            counters: ReplayCounters {
+                received: 0,
+                lost: 0,
+                missing: 0,
+                reordered: 0,
+                duplicates: 0,
+                too_old: 0,
+            },
         }
     }
 
     /// The counters so far.
     pub const fn counters(&self) -> ReplayCounters {
-        self.counters
+        let expected = self.next.saturating_sub(self.first);
+        let missing = expected.saturating_sub(self.counters.received);
+        ReplayCounters { missing, ..self.counters }
     }
 
     /// One more than the highest number received; 0 before the first.

@@ -20,6 +20,7 @@ pub struct TunnelStats {
     rx_records: u64,
     tx_records: u64,
     rx_lost: u64,
+    rx_missing: u64,
     rx_reordered: u64,
     rx_duplicates: u64,
     tx_dropped: u64,
@@ -33,7 +34,6 @@ pub struct TunnelStats {
     age_ms: u64,
     rx_jitter_us: u64,
     tcp_rtt_us: u32,
-    tcp_rtt_var_us: u32,
     tcp_retransmits: u32,
     tcp_unsent: u32,
 }
@@ -78,7 +78,6 @@ impl TunnelStats {
         if let Some(fd) = *fd {
             let info = crate::sys::tcp_info(fd);
             self.tcp_rtt_us = info.rtt_us;
-            self.tcp_rtt_var_us = info.rtt_var_us;
             self.tcp_retransmits = info.retransmits;
             self.tcp_unsent = info.unsent;
         }
@@ -91,6 +90,7 @@ impl TunnelStats {
         if let Some(opener) = link.opener.lock().as_ref() {
             let counters = opener.counters();
             self.rx_lost = counters.lost;
+            self.rx_missing = counters.missing;
             self.rx_reordered = counters.reordered;
             self.rx_duplicates = counters.duplicates;
         }

@@ -167,12 +167,17 @@ def _show_tunnel(console: Console, answer: dict[str, Any]) -> None:
     if any(answer["coding"].values()):
         console.print()
         _table(console, "Coding", ("", ""), list(answer["coding"].items()))
+    if answer["switches"]:
+        rows = [[one[key] for key in _SWITCH] for one in answer["switches"]]
+        console.print()
+        _table(console, "Changes of path", ("seconds ago", *_SWITCH[1:]), rows)
     if any(answer["drops"].values()):
         console.print()
         _show_counts(console, "Drops", {name: n for name, n in answer["drops"].items() if n})
 
 
 _FLOW: Final = ("protocol", "port", "far", "mode", "tx stream", "tx datagram", "rx stream", "rx datagram")
+_SWITCH: Final = ("seconds_ago", "direction", "path", "reason")
 _MODES: Final = ("stream", "datagram", "follow")
 
 

@@ -33,7 +33,7 @@ from opentsm.client.planes import new_session_id
 from opentsm.client.roaming import Roaming
 from opentsm.client.settings import ConnectSettings
 from opentsm.client.statistics import Statistics, path_statistics
-from opentsm.client.telling import failure, told
+from opentsm.client.telling import failure, switched, told
 from opentsm.errors import RemoteProtocolError, TunnelClosedError, TunnelError
 from opentsm.limits import CONNECT_TIMEOUT, REPLACED_LINGER
 from opentsm.protocol import actions as a
@@ -51,7 +51,7 @@ from opentsm.userplane._core import (
 )
 from opentsm.userplane.plane import Plane, TunnelEvent
 from opentsm.wire.codec import decode_untrusted, encode
-from opentsm.wire.messages import PathQuality
+from opentsm.wire.messages import PathDecision, PathQuality
 
 if TYPE_CHECKING:
     from opentsm.client.tun import TunDevice
@@ -191,8 +191,10 @@ class Connection:
         self.session.use_path(flow, path, self._loop.time())
         self._settle()
 
-    def send_quality(self, reports: tuple[PathQuality, ...], now: float) -> None:
-        self.session.send_quality(reports, now)
+    def send_quality(
+        self, reports: tuple[PathQuality, ...], now: float, *, decision: PathDecision | None, path: Path
+    ) -> None:
+        self.session.send_quality(reports, now, decision=decision, path=path)
         self._settle()
 
     @property
@@ -497,10 +499,18 @@ class Connection:
         elif isinstance(event, a.KeepaliveInterval):
             self._monitor.keepalive(event.path, event.seconds)
         elif isinstance(event, a.QualityReported):
-            self._monitor.reported(event.reports)
+            self._monitor.reported(event)
         notification = told(event, self.bindings)
         if notification is not None:
             self.hub.publish(notification)
+        switch = switched(event, self.bindings, self._monitor.deciding)
+        if switch is not None:
+            ports = sorted({owner.flow.port for owner in switch.sockets if owner.flow is not None})
+            path = switch.path.name.lower()
+            _log.info(
+                "media of ports %s (%s) goes by the %s: %s", ports, switch.direction, path, switch.reason
+            )
+            self.hub.publish(switch)
         if isinstance(event, a.DdtUp | a.DdtDown | a.DdtEnabled | a.DdtDisabled):
             self._monitor.flows_changed()
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from opentsm.client.notifications import PathDecided
-from opentsm.client.quality import Counted, PathJudge, quality_report
+from opentsm.engine.judge import Judge, Reading, Receiver
+from opentsm.engine.steering import Decision
+from opentsm.protocol.actions import QualityReported
 from opentsm.protocol.states import Client, ClientDdt
 from opentsm.types import Path, PathMode
-from opentsm.wire.messages import PathQuality
+from opentsm.userplane.readings import reading
 
 if TYPE_CHECKING:
     from opentsm.client.connection import Connection
@@ -48,11 +49,22 @@ STREAM_SILENT_ROUND_TRIPS: Final = 8
 STREAM_AUTO_PROBE: Final = 1.0
 """Seconds between probes of the stream while mode AUTO weighs it: one sample a judgement."""
 
+TRAIN: Final = 1.0
+"""Seconds of a train of probes over a DDT that is new to mode AUTO, at the rate and size of media: no media
+depends on what it has not shown. Costs as much as one second of one call, each way."""
+
+TRAIN_PROBE: Final = 0.02
+"""Seconds between them: the packets of a call."""
+
+MEDIA_PROBE: Final = 220
+"""Bytes of a probe as large as a packet of G.711 in IPv6."""
+
 JUDGE_INTERVAL: Final = 1.0
-"""Seconds between two judgements of mode AUTO."""
+"""Seconds between two judgements of mode AUTO, and between its reports to the server, which judges the other
+direction by them."""
 
 REPORT_EVERY: Final = 2
-"""Judgement intervals between two quality reports to the server."""
+"""Seconds between two reports where nobody judges by them: for the operator."""
 
 _HEARD: Final = frozenset({ClientDdt.PROVING, ClientDdt.UP})
 
@@ -62,17 +74,23 @@ class Monitor:
 
     Args:
         keepalive: probe the stream at this interval instead of the server's, or None.
+
+    Attributes:
+        deciding: the decision of mode AUTO that is just being carried out.
     """
 
     def __init__(self, connection: Connection, *, keepalive: float | None) -> None:
+        self.deciding: Decision | None = None
         self._connection = connection
         self._own_keepalive = keepalive
         self._stream_interval = 0.0
-        self._judge: PathJudge | None = None
+        self._judge: Judge | None = None
+        self._receiver = Receiver()
         self._timer: asyncio.TimerHandle | None = None
+        self._train: asyncio.TimerHandle | None = None
+        self._trained: int | None = None
         self._turn = 0
         self._probed_for = (False, False)
-        self._reported: dict[Path, Counted] = {}
 
     def keepalive(self, path: Path, seconds: float) -> None:
         """The server's interval for this path. A DDT is probed by our own rule."""
@@ -85,13 +103,13 @@ class Monitor:
         connection = self._connection
         if connection.closed.done():
             return
-        if connection.session.ddt_state in _HEARD:
-            self._probe_datagram()
         auto = connection.bindings.in_mode(PathMode.AUTO)
         if bool(auto) != (self._judge is not None):
-            self._judge = PathJudge(connection.path(auto[0])) if auto else None
+            self._judge = Judge(connection.path(auto[0])) if auto else None
         if (self._judge is not None, connection.bindings.any_media) != self._probed_for:
             self._probe_stream()
+        if connection.session.ddt_state in _HEARD:
+            self._probe_datagram()
         busy = bool(auto) or connection.session.ddt_state in (*_HEARD, ClientDdt.SILENT)
         if busy and self._timer is None:
             self._schedule()
@@ -105,18 +123,21 @@ class Monitor:
 
     def lost(self, path: Path) -> None:
         """The tunnel of this path is gone or silent."""
-        self._reported.pop(path, None)
         if path is Path.DATAGRAM:
+            self._end_train()
             self._connection.coding.path_gone()
         if self._judge is not None:
             self._judge.died(path)
 
-    def reported(self, reports: Iterable[PathQuality]) -> None:
-        self._connection.coding.reported(reports)
+    def reported(self, event: QualityReported) -> None:
+        """The server's word on what we send, and on where it now sends."""
+        self._connection.coding.reported(event.reports)
         if self._judge is not None:
-            self._judge.reported(asyncio.get_running_loop().time(), reports)
+            now = asyncio.get_running_loop().time()
+            self._judge.reported(now, event.reports)
 
     def stop(self) -> None:
+        self._end_train()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -139,18 +160,46 @@ class Monitor:
         return max(STREAM_CALL_SILENT_AFTER, STREAM_SILENT_ROUND_TRIPS * round_trip)
 
     def _probe_datagram(self) -> None:
-        in_use = any(self._connection.bindings.in_mode(mode) for mode in (PathMode.DATAGRAM, PathMode.AUTO))
-        if in_use:
+        tunnel = self._connection.tunnel(Path.DATAGRAM)
+        if self._judge is not None and tunnel is not None and tunnel != self._trained:
+            self._trained = tunnel
+            self._begin_train()
+        if self._train is not None:
+            self._set(Path.DATAGRAM, TRAIN_PROBE, DDT_SILENT_AFTER, MEDIA_PROBE)
+        elif self._judge is not None:
+            # What speaks for a path that carries no media now must be like media.
+            size = MEDIA_PROBE if self._judge.path is Path.STREAM else 0
+            self._set(Path.DATAGRAM, DDT_PROBE, DDT_SILENT_AFTER, size)
+        elif self._connection.bindings.in_mode(PathMode.DATAGRAM):
             self._set(Path.DATAGRAM, DDT_PROBE, DDT_SILENT_AFTER)
         else:
             self._set(Path.DATAGRAM, DDT_STANDBY_PROBE, DDT_STANDBY_SILENT_AFTER)
 
-    def _set(self, path: Path, interval: float, silent_after: float) -> None:
+    def _begin_train(self) -> None:
+        if self._train is not None:
+            self._train.cancel()
+        self._train = asyncio.get_running_loop().call_later(TRAIN, self._train_over)
+
+    def _train_over(self) -> None:
+        """What it has shown is reported at once, and weighed when the server's answer is here."""
+        self._train = None
+        self._probe_datagram()
+        self._report(asyncio.get_running_loop().time())
+
+    def _end_train(self) -> None:
+        if self._train is not None:
+            self._train.cancel()
+            self._train = None
+
+    def _set(self, path: Path, interval: float, silent_after: float, size: int = 0) -> None:
         tunnel = self._connection.tunnel(path)
         if tunnel is not None:
             with contextlib.suppress(KeyError):  # just closed; the event is on its way
                 self._connection.plane.core.set_keepalive(
-                    tunnel, interval_ms=round(interval * 1000), silent_after_ms=round(silent_after * 1000)
+                    tunnel,
+                    interval_ms=round(interval * 1000),
+                    silent_after_ms=round(silent_after * 1000),
+                    size=size,
                 )
 
     # -- once a second ------------------------------------------------------------------------------------
@@ -161,39 +210,48 @@ class Monitor:
     def _tick(self) -> None:
         self._schedule()
         now = asyncio.get_running_loop().time()
+        self._turn += 1
         if self._judge is not None:
             self._measure(self._judge, now)
             self._decide(self._judge, now)
         self._connection.coding.tick(now)
-        self._turn += 1
-        if self._turn % REPORT_EVERY == 0:
+        if self._judge is None and self._turn % REPORT_EVERY == 0:
             self._report(now)
 
-    def _measure(self, judge: PathJudge, now: float) -> None:
-        connection = self._connection
-        for path, lives in (
-            (Path.STREAM, connection.session.state is Client.ACTIVE),
-            (Path.DATAGRAM, connection.session.ddt_state in _HEARD),
-        ):
-            stats = connection.tunnel_stats(path) if lives else None
-            if stats is not None:
-                judge.measured(now, path, stats)
+    def _measure(self, judge: Judge, now: float) -> None:
+        if (found := self._read(Path.STREAM)) is not None:
+            judge.stream_read(now, found)
+        if (found := self._read(Path.DATAGRAM)) is not None:
+            judge.datagram_read(now, found)
 
-    def _decide(self, judge: PathJudge, now: float) -> None:
+    def _read(self, path: Path) -> Reading | None:
+        session = self._connection.session
+        lives = session.state is Client.ACTIVE if path is Path.STREAM else session.ddt_state in _HEARD
+        stats = self._connection.tunnel_stats(path) if lives else None
+        return None if stats is None else reading(path, stats)
+
+    def _decide(self, judge: Judge, now: float) -> None:
         decision = judge.decide(now)
+        self.deciding = decision if decision.moved else None
         for flow in self._connection.bindings.in_mode(PathMode.AUTO):
             self._connection.use_path(flow, decision.path)
+        self.deciding = None
         self._connection.hub.publish(PathDecided(decision))
+        if decision.moved:
+            self._probe_datagram()
+        self._report(now, decision)
 
-    def _report(self, now: float) -> None:
+    def _report(self, now: float, decision: Decision | None = None) -> None:
         reports = []
         for path in Path:
-            stats = self._connection.tunnel_stats(path)
-            if stats is None:
-                continue
-            before = self._reported.get(path)
-            self._reported[path] = Counted.of(path, stats)
-            if before is not None:
-                reports.append(quality_report(path, stats, before, JUDGE_INTERVAL * REPORT_EVERY))
+            found = self._read(path)
+            if found is None:
+                self._receiver.pause(path)
+            elif (report := self._receiver.report(now, path, found)) is not None:
+                reports.append(report)
+        # A stream that is stuck carries no report either.
+        stuck = decision is not None and decision.stream is not None and decision.stream.dead
+        path = Path.DATAGRAM if stuck and self._connection.session.ddt_state in _HEARD else Path.STREAM
+        told = decision.told() if decision is not None and decision.moved else None
         if reports:
-            self._connection.send_quality(tuple(reports), now)
+            self._connection.send_quality(tuple(reports), now, decision=told, path=path)

@@ -181,6 +181,22 @@ class CodingDecided(Notification):
     compressed: bool
 
 
+@dataclass(frozen=True, slots=True)
+class PathSwitched(Notification):
+    """Media of these sockets goes by another path, in one direction, from now on.
+
+    ``direction`` is ``up`` (what we send) or ``down`` (what the server sends, as far as it has told us: it
+    does in mode AUTO). ``reason`` is for people; ``decision``, where mode AUTO decided here, has both scores.
+    """
+
+    kind: ClassVar[str] = "path-switched"
+    sockets: tuple[FlowOwner, ...]
+    direction: str
+    path: Path
+    reason: str
+    decision: Decision | None = None
+
+
 Callback = Callable[[Notification, Any], None]
 
 

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from opentsm.client import notifications as n
 from opentsm.client.binding import Bindings
+from opentsm.engine.steering import Decision, explain
 from opentsm.errors import ConnectError, RefusedError, TunnelClosedError, TunnelError
 from opentsm.protocol import actions as a
 from opentsm.protocol.core import code_label
+from opentsm.types import Path, PathMode
+from opentsm.wire.messages import PathDecision
+
+READY: Final = "the datagram tunnel is ready for it"
 
 
 def told(event: a.SessionEvent, bindings: Bindings) -> n.Notification | None:
@@ -38,6 +45,27 @@ def told(event: a.SessionEvent, bindings: Bindings) -> n.Notification | None:
             return n.QualityReported(event.reports)
         case _:
             return None
+
+
+def switched(event: a.SessionEvent, bindings: Bindings, decision: Decision | None) -> n.PathSwitched | None:
+    """The change of path in a session's event, if it is one.
+
+    Args:
+        decision: of mode AUTO, while it is being carried out.
+    """
+    match event:
+        case a.DdtEnabled():
+            reason = READY if decision is None else str(decision)
+            owners, path = bindings.owners(event.flows), Path.DATAGRAM
+        case a.DdtDisabled():
+            reason = event.reason if decision is None else str(decision)
+            owners, path = bindings.owners(event.flows), Path.STREAM
+        case a.QualityReported(decision=PathDecision() as theirs):
+            owners = bindings.owners(bindings.in_mode(PathMode.AUTO))
+            return n.PathSwitched(owners, "down", theirs.path, explain(theirs)) if owners else None
+        case _:
+            return None
+    return n.PathSwitched(owners, "up", path, reason, decision) if owners else None
 
 
 def failure(ended: a.Terminated, last_error: str) -> TunnelError:

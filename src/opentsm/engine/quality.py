@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from opentsm.types import Path
@@ -152,6 +152,7 @@ class PathScore:
     Attributes:
         delay_ms: mouth to ear. loss_percent: never came. late_percent: came too late.
         r, mos: the E-model's verdict. dead: nothing gets through at all (then R is 0).
+        packets: how many it rests on, None where that does not matter.
     """
 
     path: Path
@@ -161,6 +162,7 @@ class PathScore:
     r: float
     mos: float
     dead: bool = False
+    packets: int | None = None
 
     def __str__(self) -> str:
         if self.dead:
@@ -183,7 +185,7 @@ def score_path(
         loss = 0.0
     delay = sample.delay_ms + PTIME_MS + playout_ms
     r = r_factor(delay, loss + late * (100.0 - loss) / 100.0, codec)
-    return PathScore(path, delay, loss, late, r, mos(r))
+    return PathScore(path, delay, loss, late, r, mos(r), packets=sent)
 
 
 class PathMeter:
@@ -222,7 +224,9 @@ class PathMeter:
             for window in (WINDOW_FAST, WINDOW_SLOW)
             if (sample := self._merged(now - window)) is not None
         ]
-        return min(scores, key=lambda score: score.r, default=None)
+        if not scores:
+            return None
+        return replace(min(scores, key=lambda score: score.r), packets=scores[-1].packets)
 
     def _forget(self, now: float) -> None:
         while self._samples and self._samples[0][0] <= now - WINDOW_SLOW:

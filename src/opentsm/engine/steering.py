@@ -22,6 +22,7 @@ from typing import Final
 
 from opentsm.engine.quality import PathScore
 from opentsm.types import Path
+from opentsm.wire.messages import PathDecision
 
 HYSTERESIS: Final = 5.0
 """R points by which the other path must be better: half of what a listener notices (G.109 puts a
@@ -29,6 +30,10 @@ category of quality at 10), and more than the noise of a 2 s window."""
 
 HOLD_DOWN: Final = 5.0
 """Seconds between two moves for quality: as long as the windows need to fill with the new state."""
+
+ENOUGH: Final = 40
+"""Datagrams of media size that must have been seen of a datagram path before media moves to it: most of a
+second of a call. At 20 % loss fewer than three of them are lost once in 120 times."""
 
 RETURN_MAX: Final = 60.0
 """Longest back-off before a path that died is tried again while the other one works."""
@@ -40,13 +45,17 @@ FORGIVE_AFTER: Final = 120.0
 class Reason(enum.Enum):
     """Why the path is what it is; one sentence each for logs and people."""
 
-    UNMEASURED = "nothing is known about the other path yet"
+    UNMEASURED = "too little is known about the other path yet"
     ALIKE = "the other path is not better by enough"
     HOLD_DOWN = "the other path is better, but the last move was a moment ago"
     BACK_OFF = "the other path is better, but it died a moment ago"
     BETTER = "the other path was clearly better"
     DEAD = "the path was dead"
     ALL_DEAD = "the path is dead and there is no other that works"
+
+
+REASON_NUMBERS: Final = {Reason.BETTER: 1, Reason.DEAD: 2}
+"""Reasons for a move (docs/protocol.md, "Quality")."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +75,28 @@ class Decision:
     datagram: PathScore | None
     again_at: float | None = None
 
+    def told(self) -> PathDecision:
+        """The move, as the peer is told of it."""
+        stream, datagram = (None if s is None else round(s.r) for s in (self.stream, self.datagram))
+        return PathDecision(self.path, REASON_NUMBERS[self.reason], stream, datagram)
+
     def __str__(self) -> str:
         scores = ", ".join(str(score) for score in (self.stream, self.datagram) if score is not None)
         verb = "moved to" if self.moved else "stays on"
         return f"{verb} {self.path.name.lower()}: {self.reason.value}" + (f" [{scores}]" if scores else "")
+
+
+def explain(decision: PathDecision) -> str:
+    """A decision of the peer's in words."""
+    names = {number: reason.value for reason, number in REASON_NUMBERS.items()}
+    reason = names.get(decision.reason, f"reason {decision.reason}")
+    ratings = [
+        f"{path.name.lower()}: R {r}"
+        for path, r in ((Path.STREAM, decision.stream_r), (Path.DATAGRAM, decision.datagram_r))
+        if r is not None
+    ]
+    scores = f" [{', '.join(ratings)}]" if ratings else ""
+    return f"moved to {decision.path.name.lower()}: {reason}{scores}"
 
 
 class Steering:
@@ -104,7 +131,7 @@ class Steering:
     ) -> tuple[bool, Reason, float | None]:
         if here is not None and here.dead:
             return self._leave_dead(there)
-        if there is None or here is None:
+        if there is None or here is None or not _known(there):
             return False, Reason.UNMEASURED, None
         if there.dead or there.r - here.r <= HYSTERESIS:
             return False, Reason.ALIKE, None
@@ -141,6 +168,11 @@ class _Grave:
             self._died_at = now
             self.until = now + self._back_off
         self._dead = dead
+
+
+def _known(score: PathScore) -> bool:
+    """A stream always delivers, sooner or later; of a datagram path enough must have been seen."""
+    return score.dead or score.path is Path.STREAM or score.packets is None or score.packets >= ENOUGH
 
 
 def _other(path: Path) -> Path:

@@ -73,6 +73,8 @@ class Settings:
         queue_bytes: what may wait for the rate limit; more is dropped.
         mtu: larger packets are dropped, or None.
         mtu_signal: whether such a drop is answered by ICMP "too big"; False is a black hole.
+        udp_loss: random loss of UDP alone, besides ``loss``: a policer that does not like it.
+        udp_mtu: larger packets of UDP alone vanish, or None.
         udp, tcp, icmp: pass, drop (silently), reject (ICMP port unreachable) or reject-admin.
         shared_stream: all protocols draw from one stream and share one burst state, as on a real wire;
             then other protocols' packets shift what UDP meets.
@@ -91,13 +93,15 @@ class Settings:
     queue_bytes: int = DEFAULT_QUEUE_BYTES
     mtu: int | None = None
     mtu_signal: bool = True
+    udp_loss: float = 0.0
+    udp_mtu: int | None = None
     udp: Fate = "pass"
     tcp: Fate = "pass"
     icmp: Fate = "pass"
     shared_stream: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("loss", "duplicate", "reorder"):
+        for name in ("loss", "udp_loss", "duplicate", "reorder"):
             _check_probability(name, getattr(self, name))
         for name in ("delay", "jitter", "reorder_delay"):
             if not 0 <= getattr(self, name) <= MAX_DELAY:
@@ -186,7 +190,7 @@ class Impairment:
         stream = self._stream("all" if settings.shared_stream else kind)
         draw = stream.random.random
         u_state, u_loss, u_duplicate, u_reorder, u_jitter = draw(), draw(), draw(), draw(), draw()
-        drop = self._refused(kind, length) or self._lost(stream, u_state, u_loss)
+        drop = self._refused(kind, length) or self._lost(kind, stream, u_state, u_loss)
         if drop is not None:
             return drop
         leaves = self._through_queue(now, length)
@@ -213,20 +217,25 @@ class Impairment:
                 return _BLOCKED[fate, kind]
         if settings.mtu is not None and length > settings.mtu:
             return TOO_BIG if settings.mtu_signal else BLACK_HOLE
+        if kind == "udp" and settings.udp_mtu is not None and length > settings.udp_mtu:
+            return BLACK_HOLE
         return None
 
-    def _lost(self, stream: _Stream, u_state: float, u_loss: float) -> Drop | None:
+    def _lost(self, kind: str, stream: _Stream, u_state: float, u_loss: float) -> Drop | None:
         """One draw decides loss of both kinds: u below p1 is random loss, below p1 + (1-p1)p2 burst loss."""
         settings = self.settings
+        loss = settings.loss
+        if kind == "udp":
+            loss += (1 - loss) * settings.udp_loss
         if settings.burst is None:
             stream.bad = False
-            return LOST if u_loss < settings.loss else None
+            return LOST if u_loss < loss else None
         burst = settings.burst
         stream.bad = u_state >= burst.leave if stream.bad else u_state < burst.enter
-        if u_loss < settings.loss:
+        if u_loss < loss:
             return LOST
         share = burst.loss_bad if stream.bad else burst.loss_good
-        return LOST_IN_BURST if u_loss < settings.loss + (1 - settings.loss) * share else None
+        return LOST_IN_BURST if u_loss < loss + (1 - loss) * share else None
 
     def _through_queue(self, now: float, length: int) -> float | None:
         """When the last bit has left the bottleneck; None where the queue has no room."""

@@ -107,6 +107,8 @@ _PARSERS: Final[dict[str, Callable[[str], Any]]] = {
     "queue_bytes": _bytes,
     "mtu": _mtu,
     "mtu_signal": _switch,
+    "udp_loss": _share,
+    "udp_mtu": _mtu,
     "udp": _word,
     "tcp": _word,
     "icmp": _word,

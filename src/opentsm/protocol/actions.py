@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, IPv6Interface
 
 from opentsm.types import Code, Coding, Flow, IpAddress, Path, Service, ServiceAction, Tsid
-from opentsm.wire.messages import AddressFamilies, Message, PathQuality
+from opentsm.wire.messages import AddressFamilies, Message, PathDecision, PathQuality
 
 
 class SteerMode(enum.IntEnum):
@@ -20,7 +20,6 @@ class SteerMode(enum.IntEnum):
 
     STREAM = 0
     DATAGRAM = 1
-    FOLLOW = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,9 +174,24 @@ class KeepaliveInterval:
 
 @dataclass(frozen=True, slots=True)
 class QualityReported:
-    """The peer's view of what we send."""
+    """The peer's view of what we send, and where it has moved what it sends in mode auto.
+
+    Args:
+        path: on which the report came: the way back for an answer.
+    """
 
     reports: tuple[PathQuality, ...]
+    decision: PathDecision | None = None
+    path: Path = Path.STREAM
+
+
+@dataclass(frozen=True, slots=True)
+class MediaMoved:
+    """Server: what it sends of these flows goes by another path from now on, for this reason."""
+
+    flows: tuple[Flow, ...]
+    path: Path
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +225,7 @@ SessionEvent = (
     | PairMissing
     | KeepaliveInterval
     | QualityReported
+    | MediaMoved
     | Configured
     | ServiceAsked
 )

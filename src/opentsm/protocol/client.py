@@ -289,12 +289,20 @@ class ClientSession:
         if self.state is not Client.CLOSED:
             self._ddt.wish(None, PathMode.DATAGRAM if wanted else None, now)
 
-    def send_quality(self, reports: tuple[m.PathQuality, ...], now: float) -> None:
-        """Tell the server what we receive; nothing happens without a stream."""
-        if self._requests.up:
+    def send_quality(
+        self,
+        reports: tuple[m.PathQuality, ...],
+        now: float,
+        *,
+        decision: m.PathDecision | None = None,
+        path: Path = Path.STREAM,
+    ) -> None:
+        """Tell the server what we receive, and where we now send; nothing happens without such a tunnel."""
+        tsid = self._ddt.tsid if path is Path.DATAGRAM else self._requests.tsid if self._requests.up else None
+        if tsid is not None:
             sequence = self._core.next_sequence()
-            report = m.QualityReport(tsid=self._requests.tsid, sequence=sequence, reports=reports)
-            self._core.send(Path.STREAM, report)
+            report = m.QualityReport(tsid=tsid, sequence=sequence, reports=reports, decision=decision)
+            self._core.send(path, report)
 
     def close(self, now: float) -> None:
         """Release the tunnel and end the session; SessionClosed follows within RELEASE_TIMEOUT."""
@@ -381,7 +389,7 @@ class ClientSession:
         self._core.send(path, answer)
 
     def _on_quality_reported(self, path: Path, message: m.QualityReport, now: float) -> None:
-        self._core.notify(QualityReported(message.reports))
+        self._core.notify(QualityReported(message.reports, message.decision, path))
 
     def _on_error_answered(self, path: Path, message: m.ErrorResponse, now: float) -> None:
         """The server does not know a type we used: the request has failed with the error's code."""

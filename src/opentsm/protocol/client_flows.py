@@ -95,6 +95,8 @@ class FlowBook:
         elif key not in self._wishes and len(self._wishes) >= MAX_FLOWS_PER_SESSION:
             raise LocalProtocolError(f"a session has at most {MAX_FLOWS_PER_SESSION} flows; unset one first")
         else:
+            if key is not None and mode is PathMode.AUTO and self._wishes.get(key) is not PathMode.AUTO:
+                self._chosen[key] = self.path(key)  # until somebody judges it stays where it is
             self._wishes[key] = mode
         if mode in (PathMode.DATAGRAM, PathMode.AUTO):
             self.wanting.add(key)
@@ -278,7 +280,7 @@ class FlowBook:
             return None
         if not up or flow not in self.wanting:
             return SteerMode.STREAM
-        if mode is PathMode.AUTO and self._chosen.get(flow) is Path.STREAM:
+        if mode is PathMode.AUTO and self._chosen.get(flow, Path.STREAM) is Path.STREAM:
             return SteerMode.STREAM
         told = self._told.get(flow)
         if told is Told.UNKNOWN:  # the stream is down: no reason to leave a tunnel that works

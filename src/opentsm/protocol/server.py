@@ -422,11 +422,30 @@ class ServerSession:
         themselves (after ``retry_after`` seconds at the earliest); any other code is final for them."""
         self._machine.step(ServerInput.TERMINATE, now, Refusal(code, text, retry_after))
 
-    def send_quality(self, reports: tuple[m.PathQuality, ...], now: float) -> None:
-        """Tell the client what we receive; nothing happens without a stream."""
-        if self.state is Server.ACTIVE and self._tsid is not None:
+    def send_quality(
+        self,
+        reports: tuple[m.PathQuality, ...],
+        now: float,
+        *,
+        decision: m.PathDecision | None = None,
+        path: Path = Path.STREAM,
+    ) -> None:
+        """Tell the client what we receive, and where we now send; nothing happens without such a tunnel."""
+        stream = self._tsid if self.state is Server.ACTIVE else None
+        tsid = self._ddt.tsid if path is Path.DATAGRAM else stream
+        if tsid is not None:
             sequence = self._core.next_sequence()
-            self._core.send(Path.STREAM, m.QualityReport(tsid=self._tsid, sequence=sequence, reports=reports))
+            report = m.QualityReport(tsid=tsid, sequence=sequence, reports=reports, decision=decision)
+            self._core.send(path, report)
+
+    @property
+    def judges(self) -> bool:
+        """Some flow is in mode auto: the path of what we send of it is ours to choose."""
+        return self._ddt.judges
+
+    def use_path(self, path: Path, now: float, reason: str) -> None:
+        """What we send of the flows in mode auto goes by this path, as far as there is a DDT."""
+        self._ddt.use_path(path, reason)
 
     # -- messages: handlers named in _RULES -----------------------------------------------------------------
 
@@ -534,7 +553,7 @@ class ServerSession:
         self._core.send(path, answer)
 
     def _on_quality_reported(self, path: Path, message: m.QualityReport, now: float) -> None:
-        self._core.notify(QualityReported(message.reports))
+        self._core.notify(QualityReported(message.reports, message.decision, path))
 
     def _on_unknown_type(self, path: Path, message: m.UnknownMessage, now: float) -> None:
         self.counts["unknown-type"] += 1

@@ -6,7 +6,7 @@
        +-- released by the client, lost, or never completed
 
 The whole table is ``states.SERVER_DDT``. A row is on the datagram tunnel only while the DDT is UP; in mode
-auto it follows the path of the client's last packet, so that the client's judgement moves both directions.
+auto also only when our own judgement of what we send (``use_path``) says so. The client judges what it sends.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from opentsm.protocol.actions import (
     CloseTunnel,
     DdtDown,
     DdtUp,
+    MediaMoved,
     ReserveDatagram,
     Steer,
     SteerMode,
@@ -50,7 +51,6 @@ _TIMERS: Final = {
     ServerDdt.READY: "ddt-configuration",
     ServerDdt.SILENT: "ddt-silent",
 }
-_MODES: Final = {PathMode.DATAGRAM: SteerMode.DATAGRAM, PathMode.AUTO: SteerMode.FOLLOW}
 
 
 class ServerDatagram:
@@ -74,6 +74,13 @@ class ServerDatagram:
         self._answers: OrderedDict[int, Message] = OrderedDict()
         self._last_warning: float | None = None
         self._up = False
+        self._auto = Path.STREAM
+        self._moved: dict[Path, list[Flow]] = {}
+
+    @property
+    def judges(self) -> bool:
+        """Some flow is in mode auto, and there is a DDT to judge."""
+        return self._up and PathMode.AUTO in self._rows.values()
 
     @property
     def state(self) -> ServerDdt:
@@ -109,6 +116,7 @@ class ServerDatagram:
             self._rows[flow] = mode
             self._enabled.add(flow)
             self._steer(flow)
+        self._tell_moved("the client holds it" if mode is PathMode.STREAM else "the client asked for it")
         self._machine.step(ServerDdtInput.ENABLE, now)
         self._check_pair(now)
         return Code.SUCCESS
@@ -123,6 +131,13 @@ class ServerDatagram:
             elif flow in self._rows:
                 self._rows[flow] = None
             self._steer(flow)
+        self._tell_moved("the client asked for it")
+
+    def use_path(self, path: Path, reason: str) -> None:
+        """The path of what we send of the flows in mode auto."""
+        if path is not self._auto:
+            self._auto = path
+            self._steer_all(reason)
 
     def datagram_ready(self, tsid: Tsid, now: float) -> bool:
         if tsid != self.tsid or self.state is not ServerDdt.RESERVED:
@@ -194,22 +209,23 @@ class ServerDatagram:
         self._up = True
         self._core.emit(AttachDatagram(self.tsid))
         self._core.notify(DdtUp(self.tsid))
-        self._steer_all()
+        self._auto = Path.STREAM
+        self._steer_all("the datagram tunnel is up")
 
     def _do_confirm(self, now: float, cause: object) -> None:
         """Asked again with another sequence: the answer is the same, and nothing else happens."""
 
     def _do_hold(self, now: float, cause: object) -> None:
         self._arm(now + DDT_SILENT_LIMIT)
-        self._steer_all()
+        self._steer_all("the datagram tunnel is silent")
 
     def _do_unhold(self, now: float, cause: object) -> None:
         self._disarm()
-        self._steer_all()
+        self._steer_all("the datagram tunnel is heard again")
 
     def _do_take_down(self, now: float, reason: str) -> None:
         assert self.tsid is not None
-        self._steer_all()
+        self._steer_all(f"the datagram tunnel is gone: {reason}")
         self._core.emit(CloseTunnel(Path.DATAGRAM, reason))
         if self._up:
             self._core.notify(DdtDown(self.tsid, reason))
@@ -238,9 +254,15 @@ class ServerDatagram:
                 at = max(at, self._last_warning + PAIR_MISSING_REPEAT)
             self._core.arm(PAIR_TIMER, at)
 
-    def _steer_all(self) -> None:
+    def _steer_all(self, reason: str) -> None:
         for flow in self._rows:
             self._steer(flow)
+        self._tell_moved(reason)
+
+    def _tell_moved(self, reason: str) -> None:
+        moved, self._moved = self._moved, {}
+        for path, flows in moved.items():
+            self._core.notify(MediaMoved(tuple(flows), path, reason))
 
     def _steer(self, flow: Flow) -> None:
         old = self._steered.get(flow)
@@ -249,11 +271,12 @@ class ServerDatagram:
                 del self._steered[flow]
                 self._core.emit(Unsteer(flow))
             return
-        new = SteerMode.STREAM
         mode = self._rows[flow]
-        if mode is not None and self.state is ServerDdt.UP:
-            new = _MODES.get(mode, SteerMode.STREAM)
+        wanted = mode is PathMode.DATAGRAM or (mode is PathMode.AUTO and self._auto is Path.DATAGRAM)
+        new = SteerMode.DATAGRAM if wanted and self.state is ServerDdt.UP else SteerMode.STREAM
         if new is not old:
+            if old is not None or new is SteerMode.DATAGRAM:
+                self._moved.setdefault(Path(int(new)), []).append(flow)
             self._steered[flow] = new
             self._core.emit(Steer(flow, new))
 

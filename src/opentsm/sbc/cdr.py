@@ -12,13 +12,14 @@ from opentsm.engine.quality import Codec
 from .actions import RelayKey
 from .dialogs import Call, Party
 from .parties import Side
-from .quality import Counts, Direction, LegCounts, PathTrace, codec_for, direction, reported
+from .quality import Counts, Direction, LegCounts, PathSwitch, PathTrace, codec_for, direction, reported
 
 
 def make_record(
     call: Call,
     relays: Sequence[tuple[RelayKey, Counts]],
     traces: Mapping[Side, PathTrace],
+    switches: Mapping[Side, Sequence[PathSwitch]],
     *,
     epoch: float,
     network_delay_ms: float,
@@ -28,6 +29,7 @@ def make_record(
     Args:
         relays: last numbers of its relays; empty if media was not relayed.
         traces: which path each party's media came by, over time.
+        switches: the changes of path of each party's tunnels, with their reasons; those of the call are kept.
         epoch: what to add to the core's clock to get seconds since 1970.
         network_delay_ms: one way between the parties' tunnels, for the E-model, where their RTCP does not
         tell.
@@ -61,6 +63,19 @@ def make_record(
         "from_caller": _direction(call, legs, Side.CALLER, codec, delay),
         "from_callee": _direction(call, legs, Side.CALLEE, codec, delay),
         "path": {side.value: traces[side].changes if side in traces else [] for side in Side},
+        "path_switches": {
+            side.value: [
+                {
+                    "at": round(one.at - call.started, 1),
+                    "direction": one.direction,
+                    "path": one.path.name.lower(),
+                    "reason": one.reason,
+                }
+                for one in switches.get(side, ())
+                if call.started <= one.at <= ended
+            ]
+            for side in Side
+        },
     }
 
 

@@ -18,7 +18,7 @@ from opentsm.engine.quality import (
     mos,
     r_factor,
 )
-from opentsm.types import SocketAddress
+from opentsm.types import Path, SocketAddress
 
 MAX_CHANGES: Final = 50
 """Changes of path that one call's record lists; a call that moves more often is listed up to there."""
@@ -174,6 +174,19 @@ def reported(heard: Sequence[LegCounts], sent: int, codec: str) -> Reported | No
         jitter_ms=round(1000.0 * last.reported_jitter / _CLOCKS.get(codec.upper(), TELEPHONY_CLOCK), 2),
         round_trip_ms=round(trips[-1] / 1000.0, 1) if trips else None,
     )
+
+
+class PathSwitch(Protocol):
+    """A change of path of a client's media: when, which way, where to, why."""
+
+    @property
+    def at(self) -> float: ...
+    @property
+    def direction(self) -> str: ...
+    @property
+    def path(self) -> Path: ...
+    @property
+    def reason(self) -> str: ...
 
 
 class PathTrace:

@@ -34,7 +34,7 @@ from .hop import Hop
 from .location import Binding
 from .mediawatch import MediaWatch
 from .parties import IdentityOf, Side
-from .quality import Counts, PathTrace
+from .quality import Counts, PathSwitch, PathTrace
 from .settings import SbcSettings
 from .streams import Stack, Told
 from .transactions import Send
@@ -99,6 +99,10 @@ class Tunnels(Protocol):
         """One-way delay of the path its media takes now, milliseconds; 0 if unknown."""
         ...
 
+    def switches(self, address: str) -> Sequence[PathSwitch]:
+        """Last changes of path of this client's media, oldest first; none if it is gone."""
+        ...
+
     def unbound(self, address: str) -> int:
         """Packets it has sent to ports of ours where nothing listens, ever; 0 if it is gone."""
         ...
@@ -115,6 +119,9 @@ class NoTunnels:
 
     def unbound(self, address: str) -> int:
         return 0
+
+    def switches(self, address: str) -> Sequence[PathSwitch]:
+        return ()
 
 
 class SbcService:
@@ -351,6 +358,7 @@ class SbcService:
             call,
             relays,
             traces,
+            {side: self._tunnels.switches(call.party(side).hop.remote[0]) for side in Side},
             epoch=time.time() - self._now(),
             network_delay_ms=self._network_delay(call),
         )

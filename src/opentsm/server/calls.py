@@ -15,6 +15,7 @@ from opentsm.errors import ConfigError
 from opentsm.sbc import ANY_USER, Client, CoreSide, SbcService, SbcSettings, Trunk, Users
 from opentsm.server.counters import Count
 from opentsm.server.hub import Hub
+from opentsm.server.judging import Switch
 from opentsm.server.peer import Peer
 from opentsm.store import SqliteStore
 from opentsm.types import Flow, PathMode
@@ -166,6 +167,11 @@ class Media:
         with suppress(KeyError):  # the session is closing in the user plane
             return self.hub.core.session_drops(record.session).get("drop_socket_unbound", 0)
         return 0
+
+    def switches(self, address: str) -> Sequence[Switch]:
+        """See ``opentsm.sbc.Tunnels``."""
+        record = self.hub.registry.by_address(ip_address(address))
+        return () if record is None else tuple(record.value.downlink.switches)
 
 
 class Calls:

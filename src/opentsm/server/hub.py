@@ -24,6 +24,7 @@ from opentsm.server.auth import Identity
 from opentsm.server.counters import MALFORMED, Count
 from opentsm.server.datalog import DataLog
 from opentsm.server.door import Door
+from opentsm.server.judging import Switch
 from opentsm.server.keeping import Keeping
 from opentsm.server.leases import AddressTaken, Leases, lease
 from opentsm.server.offers import STREAM_PROBE, Offer
@@ -279,6 +280,17 @@ class Hub:
                 _log.debug("datagram tunnel down", **peer.describe(), reason=event.reason)
             case a.PairMissing():
                 _log.debug("datagram tunnel missing", **peer.describe())
+
+    def media_moved(self, peer: Peer, switch: Switch) -> None:
+        """Media of a client goes by another path."""
+        _log.info(
+            "media moved",
+            **peer.describe(),
+            direction=switch.direction,
+            path=switch.path.name.lower(),
+            ports=list(switch.ports),
+            reason=switch.reason,
+        )
 
     def log_message(self, peer: Peer, path: Path, direction: str, message: Message) -> None:
         """Put a control message into the data log, where the interface has it on."""

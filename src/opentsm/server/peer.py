@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, cast
 import structlog
 
 from opentsm.engine.addresses import Family
+from opentsm.engine.judge import Reading
 from opentsm.engine.pools import Lease as PoolLease
 from opentsm.engine.pools import PoolExhausted
 from opentsm.errors import RemoteProtocolError
@@ -25,9 +26,11 @@ from opentsm.limits import REPLACED_LINGER
 from opentsm.protocol import actions as a
 from opentsm.protocol.server import Entropy, Kept, ServerSession, peek_resume
 from opentsm.protocol.states import Server as State
+from opentsm.protocol.states import ServerDdt
 from opentsm.server.auth import AuthenticationFailed, Credentials, Identity
 from opentsm.server.coding import PeerCoding
 from opentsm.server.counters import OF_SESSIONS, Count
+from opentsm.server.judging import Downlink
 from opentsm.server.leases import AddressTaken
 from opentsm.server.offers import DATAGRAM_PROBE, DATAGRAM_SILENCE, PROBES_PER_TIMER, Offer, tunnel_limit
 from opentsm.tasks import spawn
@@ -42,6 +45,7 @@ from opentsm.userplane._core import (
     TunnelIdle,
 )
 from opentsm.userplane.plane import TunnelEvent
+from opentsm.userplane.readings import reading
 from opentsm.wire.codec import decode_untrusted, encode
 from opentsm.wire.messages import Message, PathQuality
 
@@ -91,6 +95,7 @@ class Peer:
     Attributes:
         gone: nothing of this client is left; calls have no effect.
         quality: the client's last view of what we send.
+        downlink: our judgement by it, and the last changes of path.
         since: when it was configured, on the loop's clock.
     """
 
@@ -111,6 +116,7 @@ class Peer:
         "_tokens_at",
         "datagram",
         "datagram_outer",
+        "downlink",
         "gone",
         "hub",
         "identity",
@@ -137,6 +143,7 @@ class Peer:
         self.session_id: int | None = None
         self.identity: Identity | None = None
         self.quality: tuple[PathQuality, ...] = ()
+        self.downlink = Downlink()
         self.since = 0.0
         self.gone = False
         self._certificate = None if ready is None else ready.peer_certificate
@@ -498,13 +505,6 @@ class Peer:
         assert self._coding is not None
         self._coding.set(action, self.hub.now())
 
-    def _quality_reported(self, reports: tuple[PathQuality, ...]) -> None:
-        self.quality = reports
-        if self._coding is not None:
-            now = self.hub.now()
-            if ours := self._coding.reported(reports, self.datagram, now):
-                self.session.send_quality(ours, now)
-
     def _steer(self, action: a.Steer) -> None:
         assert self.session_id is not None
         try:
@@ -529,9 +529,37 @@ class Peer:
                 assert self.session_id is not None
                 self.hub.entered(self, self.session_id, action.event)
             case a.QualityReported():
-                self._quality_reported(action.event.reports)
+                self._quality_reported(action.event)
+            case a.MediaMoved(flows, path, reason):
+                moved = self.downlink.moved(self.hub.now(), "down", path, reason, flows)
+                self.hub.media_moved(self, moved)
             case _:
                 self.hub.note(self, action.event)
+
+    def _quality_reported(self, event: a.QualityReported) -> None:
+        """What the client receives decides where we send; what we receive decides it for the client."""
+        self.quality = event.reports
+        now = self.hub.now()
+        if event.decision is not None:
+            self.hub.media_moved(self, self.downlink.client_moved(now, event.decision))
+        coding = self._coding is not None and self._coding.reported(event.reports, now)
+        if self.session.judges:
+            decision, reports = self.downlink.heard(now, event.reports, self._readings(), path=event.path)
+            self.session.use_path(decision.path, now, str(decision))
+            told = decision.told() if decision.moved else None
+            self.session.send_quality(reports, now, decision=told, path=event.path)
+        elif coding:
+            self.session.send_quality(self.downlink.report(now, self._readings()), now)
+
+    def _readings(self) -> dict[Path, Reading]:
+        """Of the tunnels that are there and heard."""
+        found = {}
+        heard = self.session.ddt_state is ServerDdt.UP
+        for path, tunnel in ((Path.STREAM, self.stream), (Path.DATAGRAM, self.datagram if heard else None)):
+            if tunnel is not None:
+                with suppress(KeyError):
+                    found[path] = reading(path, self.hub.core.tunnel_stats(tunnel))
+        return found
 
     def _closed(self, action: a.SessionClosed) -> None:
         self._dissolve()

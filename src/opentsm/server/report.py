@@ -202,6 +202,8 @@ class Report:
                 for one in peer.quality
             ],
             "coding": peer.describe_coding(),
+            "switches": [one.shown(self._server.hub.now()) for one in peer.downlink.switches],
+            "judged": None if peer.downlink.decision is None else str(peer.downlink.decision),
             "drops": {**core.session_drops(record.session), **peer.session.counts},
         }
 

@@ -201,6 +201,7 @@ class TunnelStats:
     rx_records: int  # DTLS records or TLS records
     tx_records: int
     rx_lost: int  # gaps in DTLS record sequence numbers that were never filled
+    rx_missing: int  # the same at once: those of the last 1,088 numbers may still be filled
     rx_reordered: int
     rx_duplicates: int  # replayed records
     tx_dropped: int  # stale or overflowed media plus full queues
@@ -214,7 +215,6 @@ class TunnelStats:
     age_ms: int
     rx_jitter_us: int  # of the way to us: interarrival jitter of the peer's probes (RFC 3550 section 6.4.1)
     tcp_rtt_us: int  # from TCP_INFO; 0 on datagram tunnels
-    tcp_rtt_var_us: int
     tcp_retransmits: int
     tcp_unsent: int
 

@@ -107,7 +107,7 @@ LAYOUTS: Final = (
     ),
     Layout(7, m.KeepaliveRequest, (("timestamp", t.TIMESTAMP),)),
     Layout(8, m.KeepaliveResponse, (("timestamp", t.TIMESTAMP),)),
-    Layout(9, m.QualityReport, (("reports", t.PATH_QUALITY),)),
+    Layout(9, m.QualityReport, (("reports", t.PATH_QUALITY), ("decision", t.PATH_DECISION))),
     Layout(127, m.ErrorResponse, _ANSWER, ("code",)),
 )
 

@@ -38,9 +38,9 @@ class PathQuality:
     Args:
         path: which tunnel.
         interval_ms: length of the interval in milliseconds.
-        received: inner packets received.
-        lost: inner packets known to be lost.
-        jitter_us: interarrival jitter in microseconds (RFC 3550 section 6.4.1).
+        received: records received, probes included.
+        lost: records known to be lost (datagram).
+        jitter_us: interarrival jitter of the peer's probes in microseconds (RFC 3550 section 6.4.1).
         delay_us: smoothed round trip time in microseconds, 0 = unknown.
     """
 
@@ -50,6 +50,22 @@ class PathQuality:
     lost: int
     jitter_us: int
     delay_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class PathDecision:
+    """The sender of the report has moved what it sends in mode auto.
+
+    Args:
+        path: where to.
+        reason: number of a ``opentsm.engine.steering.Reason``; newer peers may have others.
+        stream_r, datagram_r: both paths' ratings (G.107's R, rounded), None = unknown.
+    """
+
+    path: Path
+    reason: int
+    stream_r: int | None
+    datagram_r: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,9 +178,10 @@ class KeepaliveResponse(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QualityReport(Message):
-    """What the sender received on each path. Not answered."""
+    """What the sender received on each path, and where it now sends. Not answered."""
 
     reports: tuple[PathQuality, ...] = ()
+    decision: PathDecision | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

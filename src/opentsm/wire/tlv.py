@@ -27,7 +27,7 @@ from opentsm.types import (
     ServiceAction,
     Tsid,
 )
-from opentsm.wire.messages import AddressFamilies, PathQuality
+from opentsm.wire.messages import AddressFamilies, PathDecision, PathQuality
 
 SECRET_BYTES: Final = 32
 """Length of a resume secret and of a resume proof (HMAC-SHA256)."""
@@ -35,6 +35,7 @@ SECRET_BYTES: Final = 32
 MAX_PADDING: Final = 1200
 """Bytes of a padding: what makes a message as large as any datagram of media."""
 
+_UNRATED: Final = 255
 _MAX_CLIENT_ID: Final = 64  # docs/protocol.md; room for a UUID or a hash in hexadecimal
 _FLOW_IPV6: Final = 1
 _FLOW_FAR: Final = 2
@@ -123,6 +124,24 @@ def _text(low: int) -> tuple[Callable[[str], bytes], Callable[[bytes], str]]:
             raise _bad_value("not UTF-8") from error
 
     return pack, unpack
+
+
+def _pack_decision(value: PathDecision) -> bytes:
+    ratings = [_UNRATED if r is None else r for r in (value.stream_r, value.datagram_r)]
+    try:
+        return bytes([value.path, value.reason, *ratings])
+    except ValueError as error:
+        raise LocalProtocolError(f"{value} does not fit its TLV") from error
+
+
+def _unpack_decision(data: bytes) -> PathDecision:
+    if len(data) != 4:
+        raise _bad_length(data)
+    path, reason, *ratings = data
+    if path not in Path._value2member_map_:
+        raise _bad_value(f"path {path}")
+    stream, datagram = (None if r == _UNRATED else r for r in ratings)
+    return PathDecision(Path(path), reason, stream, datagram)
 
 
 def _pack_padding(value: int) -> bytes:
@@ -305,6 +324,7 @@ PATH_QUALITY: Final = Tlv(26, "path-quality", _pack_quality, _unpack_quality, re
 RETRY_AFTER: Final = Tlv(27, "retry-after", _pack_u32, _unpack_u32)
 SOFTWARE: Final = Tlv(28, "software", *_text(0))
 SERVER_EPOCH: Final = Tlv(36, "server-epoch", _pack_u64, _unpack_u64)
+PATH_DECISION: Final = Tlv(41, "path-decision", _pack_decision, _unpack_decision)
 PADDING: Final = Tlv(40, "padding", _pack_padding, _unpack_padding)
 CODING: Final = Tlv(29, "coding", _pack_coding, _unpack_coding)
 

@@ -69,7 +69,7 @@ async def calls(
     settled: bool = True,
     stagger: float = STAGGER,
 ) -> AsyncIterator[list[Call]]:
-    """``count`` calls, all talking; if ``settled`` all on the datagram tunnel. Runs in the phone's host."""
+    """``count`` calls, all talking; with ``settled`` all on the datagram tunnel. For the phone's host."""
     async with contextlib.AsyncExitStack() as stack:
         running: list[Call] = []
         for number in range(count):
@@ -118,7 +118,7 @@ async def until_all(running: list[Call], path: Path, *, within: float, what: str
 
 
 async def lasting(seconds: float) -> None:
-    """The network, or the silence, stays as it is for so long: done to the call, not a wait for it."""
+    """The network, or the silence, stays as it is for so long."""
     await asyncio.sleep(seconds)  # tree: allow sleep because the time is the stimulus
 
 

@@ -105,3 +105,21 @@ def test_a_pause_in_speech_is_not_taken_for_a_block(lab: Lab, server: ServerProc
 
 def check_copies(call: Call) -> None:
     assert [flow.report().duplicated for flow in call.flows] == [0, 0], "a copy reached the application"
+
+
+def test_a_path_that_swallows_datagrams_of_medias_size_is_not_used(lab: Lab, server: ServerProcess) -> None:
+    """Handshakes and probes get through, a packet of speech does not: only the listener would notice."""
+    lab.wan().set(udp_mtu=200)
+
+    async def scenario() -> None:
+        async with calls(server, lab["core"], 1, settled=False) as running:
+            call = running[0]
+            await until(lambda: call.tunnel.ddt_state == "waiting", within=40, what="the DDT to be given up")
+            await more(running, 100)
+            ended = min(flow.sent[-10] for flow in call.flows)
+            assert call.lost(0.0, ended) == (0, 0)
+            assert call.voice.path is Path.STREAM
+            await asyncio.to_thread(lab.wan().set, udp_mtu=None)
+            await until_all(running, Path.DATAGRAM, within=40, what="the DDT on a path that has been mended")
+
+    in_host(lab["phone1"], scenario, within=150)

@@ -22,9 +22,11 @@ from opentsm.errors import RemoteProtocolError
 from opentsm.protocol import actions as a
 from opentsm.protocol.resume import resume_secret
 from opentsm.protocol.server import Entropy, ServerSession, ServerSettings, peek_resume
+from opentsm.server.judging import Downlink
 from opentsm.types import Code, Path, Service, Tsid
 from opentsm.userplane._core import ControlMessage, DatagramReady, StreamReady, TunnelClosed
 from opentsm.userplane.plane import Plane, TunnelEvent
+from opentsm.userplane.readings import reading
 from opentsm.wire.codec import decode_untrusted, encode
 
 GATEWAY = "10.99.0.1"
@@ -46,6 +48,7 @@ class Client:
         self.session = ServerSession(peer.settings, entropy=peer.entropy)
         self.number = next(_SESSIONS)
         self.tunnels: dict[Path, int] = {}
+        self.downlink = Downlink()
         self._timer: asyncio.TimerHandle | None = None
         self.take(ready)
         self.session.stream_ready(peer.now(), binding=ready.resume_binding, peer=ready.peer)
@@ -155,6 +158,17 @@ class Client:
 
     def do_notify(self, action: a.Notify) -> None:
         self.peer.events.append(action.event)
+        if isinstance(action.event, a.QualityReported) and self.session.judges:
+            self._answer_report(action.event)
+
+    def _answer_report(self, event: a.QualityReported) -> None:
+        stats = self.peer.plane.core.tunnel_stats
+        readings = {path: reading(path, stats(tunnel)) for path, tunnel in self.tunnels.items()}
+        now = self.peer.now()
+        decision, reports = self.downlink.heard(now, event.reports, readings, path=event.path)
+        self.session.use_path(decision.path, now, str(decision))
+        told = decision.told() if decision.moved else None
+        self.session.send_quality(reports, now, decision=told, path=event.path)
 
     def do_releaselease(self, action: a.ReleaseLease) -> None:
         pass

@@ -52,11 +52,13 @@ def test_echo_client(served: Peer, ca_file: Path) -> None:
 def test_ddt_switch(served: Peer, ca_file: Path) -> None:
     said = run("ddt_switch.py", served, ca_file)
     kinds = [line for line in said.splitlines() if line.startswith("[call 1]")]
-    assert kinds[:4] == [
+    assert kinds[:6] == [
         "[call 1] ddt-available",
         "[call 1] ddt-up",
         "[call 1] ddt-enabled",
+        "[call 1] path-switched",
         "[call 1] ddt-disabled",
+        "[call 1] path-switched",
     ]
     stream, datagram, duplicated = _numbers(said)
     for line in (stream, datagram):

@@ -109,7 +109,7 @@ def test_a_decision_explains_itself() -> None:
     assert text.startswith("moved to datagram: the other path was clearly better [stream: R 50 (80 ms")
     assert str(decide(steering, 0.0, None, "dead")) == "moved to stream: the path was dead [datagram: dead]"
     assert str(Steering().decide(0.0, None, None)) == (
-        "stays on stream: nothing is known about the other path yet"
+        "stays on stream: too little is known about the other path yet"
     )
 
 

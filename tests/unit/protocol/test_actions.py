@@ -8,6 +8,7 @@ import typing
 import pytest
 
 from opentsm.protocol import actions as a
+from opentsm.types import Path
 from tests.unit.protocol.conversation import IPV4, IPV6
 
 
@@ -27,4 +28,4 @@ def test_a_lease_lists_the_addresses_it_has() -> None:
 
 
 def test_steer_modes_are_the_user_planes() -> None:
-    assert [int(mode) for mode in a.SteerMode] == [0, 1, 2]
+    assert [int(mode) for mode in a.SteerMode] == [int(path) for path in Path]

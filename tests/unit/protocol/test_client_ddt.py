@@ -79,6 +79,8 @@ def test_further_flows_need_the_servers_word_and_nothing_else() -> None:
     assert last_request(talk).mode is PathMode.AUTO
     assert talk.session.path(OTHER) is Path.STREAM
     talk.answer(last_request(talk))
+    assert talk.session.path(OTHER) is Path.STREAM, "nobody has judged yet"
+    talk.call("use_path", OTHER, Path.DATAGRAM)
     assert talk.session.path(OTHER) is Path.DATAGRAM
     assert not talk.did(a.OpenDatagram)
 
@@ -403,7 +405,7 @@ def test_in_auto_the_quality_engine_chooses() -> None:
     assert talk.did(a.Steer) == [a.Steer(FLOW, SteerMode.STREAM)]
     talk.call("use_path", FLOW, Path.DATAGRAM)
     assert talk.session.path(FLOW) is Path.DATAGRAM
-    assert not talk.said(m.ServiceRequest), "the server follows the packets"
+    assert not talk.said(m.ServiceRequest), "the server judges what it sends by itself"
     talk.wait(1000)
     assert talk.session.ddt_state is ClientDdt.UP
 

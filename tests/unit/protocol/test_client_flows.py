@@ -184,14 +184,20 @@ def test_auto_uses_the_chosen_path_and_the_choice_goes_with_the_mode() -> None:
     book.wish(A, PathMode.AUTO)
     told(book)
     book.steering(up=True)
+    assert book.path(A) is Path.STREAM, "nobody has judged yet"
+    assert book.choose(A, Path.DATAGRAM)
+    book.steering(up=True)
     assert book.path(A) is Path.DATAGRAM
-    assert book.choose(A, Path.STREAM)
+    book.wish(A, PathMode.STREAM)
+    book.steering(up=True)
+    book.wish(A, PathMode.AUTO)
     book.steering(up=True)
     assert book.path(A) is Path.STREAM
     book.wish(A, PathMode.DATAGRAM)
+    book.steering(up=True)
     book.wish(A, PathMode.AUTO)
     book.steering(up=True)
-    assert book.path(A) is Path.DATAGRAM
+    assert book.path(A) is Path.DATAGRAM, "where it was"
 
 
 def test_there_is_a_most_of_flows() -> None:

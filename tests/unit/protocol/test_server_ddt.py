@@ -75,7 +75,7 @@ def test_the_ddt_has_the_streams_addresses_and_flows_move_when_it_is_configured(
     assert (answer.inner_ipv4, answer.inner_ipv6) == (IPV4, IPV6)
     assert answer.keepalive_datagram_ms == 1000
     assert talk.order[0] == "AttachDatagram"
-    assert talk.did(a.Steer) == [a.Steer(FLOW, SteerMode.DATAGRAM), a.Steer(OTHER, SteerMode.FOLLOW)]
+    assert talk.did(a.Steer) == [a.Steer(FLOW, SteerMode.DATAGRAM)]
     assert talk.told(a.DdtUp) == [a.DdtUp(DDT_TSID)]
 
 
@@ -142,15 +142,36 @@ def test_a_tunnel_that_is_never_configured_is_closed() -> None:
 # -- rows ------------------------------------------------------------------------------------------
 
 
+def test_in_mode_auto_our_own_judgement_moves_what_we_send_and_says_why() -> None:
+    talk = ServerTalk().with_ddt(FLOW)
+    judging = [talk.session.judges]
+    talk.ask_service(ENABLE, OTHER, mode=PathMode.AUTO)
+    judging.append(talk.session.judges)
+    assert judging == [False, True]
+    talk.clear()
+    talk.call("use_path", Path.DATAGRAM, reason="because")
+    assert talk.did(a.Steer) == [a.Steer(OTHER, SteerMode.DATAGRAM)]
+    assert talk.told(a.MediaMoved) == [a.MediaMoved((OTHER,), Path.DATAGRAM, "because")]
+    talk.clear()
+    talk.call("use_path", Path.DATAGRAM, reason="again")
+    assert not talk.did(a.Steer)
+    talk.ask_service(ENABLE, OTHER, mode=PathMode.DATAGRAM)
+    talk.call("use_path", Path.STREAM, reason="worse")
+    assert not talk.did(a.Steer), "a switch by the application wins"
+    talk.call("path_silent", Path.DATAGRAM)
+    (moved,) = talk.told(a.MediaMoved)
+    assert (set(moved.flows), moved.path) == ({FLOW, OTHER}, Path.STREAM)
+    assert moved.reason == "the datagram tunnel is silent"
+
+
 def test_modes_become_rows() -> None:
     talk = ServerTalk().with_ddt(FLOW)
-    talk.ask_service(ENABLE, FLOW, mode=PathMode.AUTO)
     talk.ask_service(ENABLE, FLOW, mode=PathMode.STREAM)
     talk.ask_service(ENABLE, FLOW)
     talk.ask_service(DISABLE, FLOW, mode=PathMode.STREAM)
     talk.ask_service(DISABLE, FLOW)
     modes = [action.mode for action in talk.did(a.Steer)]
-    assert modes == [SteerMode.FOLLOW, SteerMode.STREAM, SteerMode.DATAGRAM, SteerMode.STREAM]
+    assert modes == [SteerMode.STREAM, SteerMode.DATAGRAM, SteerMode.STREAM]
     assert talk.did(a.Unsteer) == [a.Unsteer(FLOW)]
 
 

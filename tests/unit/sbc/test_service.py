@@ -16,6 +16,7 @@ from opentsm.sbc.digest import ha1, response
 from opentsm.sbc.headers import credentials_untrusted
 from opentsm.sbc.message import Request, Response, parse_untrusted
 from opentsm.sbc.parties import Client
+from opentsm.sbc.quality import PathSwitch
 from opentsm.sbc.service import SbcService
 from opentsm.sbc.settings import SbcSettings
 from opentsm.sbc.users import Users, account_line
@@ -151,6 +152,9 @@ class FakeTunnels:
 
     def delay_ms(self, address: str) -> float:
         return 25.0
+
+    def switches(self, address: str) -> Sequence[PathSwitch]:
+        return ()
 
 
 def make(plane: FakePlane, store: Store | None = None, tmp_path: Path | None = None) -> SbcService:

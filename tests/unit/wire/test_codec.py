@@ -127,9 +127,12 @@ GOLDEN: list[tuple[m.Message, str]] = [
     ),
     (
         m.QualityReport(
-            tsid=TSID, sequence=5, reports=(m.PathQuality(Path.DATAGRAM, 1000, 50, 2, 300, 40000),)
+            tsid=TSID,
+            sequence=5,
+            reports=(m.PathQuality(Path.DATAGRAM, 1000, 50, 2, 300, 40000),),
+            decision=m.PathDecision(Path.DATAGRAM, 1, None, 91),
         ),
-        "10000901010203040506070800000005 001a001501000003e800000032000000020000012c00009c40",
+        "10000902010203040506070800000005 001a001501000003e800000032000000020000012c00009c40002900040101ff5b",
     ),
     (
         m.ErrorResponse(tsid=TSID, sequence=6, code=Code.UNKNOWN_TYPE, text="t"),
@@ -234,7 +237,19 @@ any_message = st.one_of(
     ),
     st.builds(m.KeepaliveRequest, **head, timestamp=st.none() | u64),
     st.builds(m.KeepaliveResponse, **head, timestamp=st.none() | u64),
-    st.builds(m.QualityReport, **head, reports=st.lists(quality, max_size=4).map(tuple)),
+    st.builds(
+        m.QualityReport,
+        **head,
+        reports=st.lists(quality, max_size=4).map(tuple),
+        decision=st.none()
+        | st.builds(
+            m.PathDecision,
+            st.sampled_from(Path),
+            st.integers(0, 255),
+            st.none() | st.integers(0, 100),
+            st.none() | st.integers(0, 100),
+        ),
+    ),
     st.builds(m.ErrorResponse, **head, **answer),
 )
 
@@ -390,6 +405,7 @@ REQUEST = m.ConfigurationRequest(tsid=TSID, sequence=1)
             flows=(Flow(Protocol.UDP, 1, True, (IPv4Address("10.0.0.1"), 1)),),
         ),
         m.QualityReport(tsid=TSID, sequence=1, reports=(m.PathQuality(Path.STREAM, -1, 0, 0, 0, 0),)),
+        m.QualityReport(tsid=TSID, sequence=1, decision=m.PathDecision(Path.STREAM, 300, None, None)),
     ],
 )
 def test_what_cannot_be_said_is_our_own_error(message: m.Message) -> None:
