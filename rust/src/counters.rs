@@ -102,7 +102,11 @@ counters! {
     Relayed => "relayed",
     /// Media sent by both paths because the datagram path was in doubt.
     MediaDoubled => "media_doubled",
-    /// Second copies of such media, dropped as meant.
+    /// Media of which each stream of its session got a copy.
+    MediaFannedOut => "media_fanned_out",
+    /// Media that the circuit breaker held back.
+    MediaBreaker => "drop_media_breaker",
+    /// Second copies of media sent twice, dropped as meant.
     CopyDropped => "copies_dropped",
     /// Messages about calls that were not looked at, because there were too many.
     SignalUnread => "signals_unread",

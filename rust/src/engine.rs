@@ -173,7 +173,9 @@ impl Engine {
         self.tell_tcp(&session, Order::Gone);
         self.policies.forget_client(&session.addresses);
         self.core.close_session(self, id);
-        for tunnel in [session.tunnel(false), session.tunnel(true)].into_iter().flatten() {
+        let extras = session.strands.clear();
+        let pair = [session.tunnel(false), session.tunnel(true)].into_iter().flatten();
+        for tunnel in pair.chain(extras.iter().cloned()) {
             session.detach(&tunnel);
             tunnel.set_session(None);
             self.order_close(tunnel.id, reason);

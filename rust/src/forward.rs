@@ -22,6 +22,7 @@ use crate::tables::nat::Applied;
 use crate::tables::relays::{Onward, Relay};
 use crate::tables::signals::Look;
 use crate::tables::sockets::LocalSocket;
+use crate::tables::strands::Spread;
 use crate::tables::{FlowKey, PathMode, Role, Session, Sink, Target};
 use crate::tunnel::{DatagramLink, Link, Tunnel};
 
@@ -41,7 +42,7 @@ pub struct Forwarder {
     worker: Option<usize>,
     batch: SendBatch,
     scratch: Vec<u8>,
-    doubled: Vec<u8>,
+    pub(crate) doubled: Vec<u8>,
     /// Relays whose core-side sockets are in the batch: they stay open until it has been flushed.
     held: Vec<Arc<Relay>>,
     packed: Vec<u8>,
@@ -122,7 +123,8 @@ impl Forwarder {
             let first = session.doubt.first_of(number);
             if tunnel.is_datagram() {
                 self.anchor(session, number, packet, first);
-            } else {
+            } else if session.strands.spread() == Spread::Single {
+                // While media is spread over streams, its copy by one says nothing about the datagram tunnel.
                 self.expect_by_datagram(session);
             }
             first
@@ -292,9 +294,17 @@ impl Forwarder {
         let verdict = session.flows.choose(&meta, !server, datagram.is_some());
         let (by_datagram, media) =
             verdict.map_or_else(|| (false, meta.looks_like_media(data)), |v| (v.datagram, v.media));
-        let doubt = by_datagram && media && self.in_doubt(session, datagram.as_ref());
-        if doubt || (by_datagram && media && self.repeats(session, data)) {
-            return self.deliver_numbered(session, datagram.as_ref(), data, doubt);
+        if media {
+            if !session.gate(by_datagram).admit(self.now_us) {
+                return Err(Counter::MediaBreaker);
+            }
+            let doubt = by_datagram && self.in_doubt(session, datagram.as_ref());
+            if doubt || (by_datagram && self.repeats(session, data)) {
+                return self.deliver_numbered(session, datagram.as_ref(), data, doubt);
+            }
+            if !by_datagram && session.strands.fans_out() {
+                return self.deliver_numbered(session, None, data, true);
+            }
         }
         if !session.coding.compresses() {
             return self.deliver_once(session, datagram, (by_datagram, media), data, data.len());
@@ -316,8 +326,8 @@ impl Forwarder {
         frame: &[u8],
         inner: usize,
     ) -> Outcome {
-        let stream = if by_datagram { None } else { session.tunnel(false) };
-        // Without a stream (it is being remade) everything that fits goes by the datagram tunnel.
+        let stream = if by_datagram { None } else { session.stream_for(media) };
+        // Without any stream (they are being remade) everything that fits goes by the datagram tunnel.
         match (stream, datagram) {
             (Some(stream), _) => {
                 let class = if media { Class::Media } else { Class::Signalling };
@@ -340,41 +350,6 @@ impl Forwarder {
             session.doubt.begin(self.now_us, link.media_tx_us.load(Ordering::Relaxed));
         }
         session.doubt.active(self.now_us)
-    }
-
-    /// By datagram, numbered, with recovery data of earlier frames where that is agreed; in doubt by the stream as
-    /// well, because the datagram path may be dying. One that takes it is enough.
-    fn deliver_numbered(
-        &mut self,
-        session: &Session,
-        datagram: Option<&Arc<Tunnel>>,
-        data: &[u8],
-        doubt: bool,
-    ) -> Outcome {
-        let mut frame = std::mem::take(&mut self.doubled);
-        frame.clear();
-        let number = session.doubt.next_number();
-        self.write_numbered(session, number, data, &mut frame);
-        let by_stream = match session.tunnel(false).filter(|_| doubt) {
-            Some(stream) => {
-                self.queue_frame(&stream, Class::Media, &frame).map(|()| stream.tx.count(data.len()))
-            }
-            None => Err(Counter::InnerNoPath),
-        };
-        let by_datagram = match datagram.and_then(|tunnel| tunnel.datagram().zip(Some(tunnel))) {
-            Some((link, tunnel)) => {
-                self.append_recovery(session, number, data, link.room(), &mut frame);
-                self.deliver_datagram_frame(tunnel, &frame, data.len())
-            }
-            None => Err(Counter::InnerNoPath),
-        };
-        self.doubled = frame;
-        by_stream.or(by_datagram)?;
-        if doubt {
-            self.counters.add(Counter::MediaDoubled);
-        }
-        self.counters.add(Counter::InnerTx);
-        Ok(())
     }
 
     /// Queue a frame on a stream and see to it that its owner writes it.
@@ -404,7 +379,12 @@ impl Forwarder {
         Ok(())
     }
 
-    fn deliver_datagram_frame(&mut self, tunnel: &Arc<Tunnel>, frame: &[u8], inner: usize) -> Outcome {
+    pub(crate) fn deliver_datagram_frame(
+        &mut self,
+        tunnel: &Arc<Tunnel>,
+        frame: &[u8],
+        inner: usize,
+    ) -> Outcome {
         self.send_frame(tunnel, frame)?;
         tunnel.tx.count(inner);
         if let Some(link) = tunnel.datagram() {

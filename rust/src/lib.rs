@@ -6,7 +6,7 @@
 //! | [`boundary`] | events up, commands down: all that Python and this crate say to each other |
 //! | [`frame`], [`packet`] | what the bytes in a tunnel are |
 //! | [`tables`] | sessions, flows, routes, reservations, local sockets, policies |
-//! | [`forward`] | the way of an inner packet |
+//! | [`forward`], [`spread`] | the way of an inner packet; media by several ways at once |
 //! | [`tcp`] | inner TCP without a kernel |
 //! | [`coding`], [`coded`] | redundancy, FEC and compressed headers; how they get into that way |
 //! | [`tunnel`], [`egress`] | one outer connection; what waits to be written to a stream |
@@ -35,6 +35,7 @@ pub mod limits;
 pub mod packet;
 #[cfg(feature = "python")]
 mod python;
+pub mod spread;
 pub mod sys;
 pub mod tables;
 pub mod tcp;

@@ -46,6 +46,10 @@ pub const MEDIA_AGE_MS: u64 = 250;
 /// Queue memory kept by an idle stream; more is given back when the queue runs empty.
 pub const QUEUE_KEEP: usize = 16 * 1024;
 
+/// Streams of one session: what fan-out and load-balance may use, the main one among them. Two copies bring a
+/// lossy path from 88 to 98 % in time, three to all but nothing; a fourth is for load-balance.
+pub const MAX_STREAMS: usize = 4;
+
 /// Steering rows of one session; the same number as `opentsm.limits.MAX_FLOWS_PER_SESSION`.
 pub const MAX_FLOWS: usize = 2048;
 

@@ -126,6 +126,24 @@ pub fn tcp_info(fd: RawFd) -> TcpInfo {
     }
 }
 
+/// The congestion control of a TCP connection by name; empty where the kernel does not say.
+pub fn congestion_control(fd: RawFd) -> String {
+    let mut name = [0u8; 16];
+    let mut length = name.len() as socklen_t;
+    // SAFETY: both pointers are to live values; the kernel writes at most `length` bytes.
+    let result = unsafe {
+        libc::getsockopt(
+            fd,
+            libc::IPPROTO_TCP,
+            libc::TCP_CONGESTION,
+            name.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    let used = name.split(|byte| *byte == 0).next().unwrap_or_default();
+    if result < 0 { String::new() } else { String::from_utf8_lossy(used).into_owned() }
+}
+
 /// Accept one connection, non-blocking and close-on-exec.
 pub fn accept(fd: RawFd) -> io::Result<(OwnedFd, SocketAddr)> {
     let mut storage = empty_address();

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final, NewType
 
+from opentsm.limits import MAX_STREAMS
+
 IpAddress = IPv4Address | IPv6Address
 SocketAddress = tuple[str, int]
 
@@ -63,6 +65,72 @@ class PathMode(enum.IntEnum):
     STREAM = 0
     DATAGRAM = 1
     AUTO = 2
+
+
+class Spread(enum.IntEnum):
+    """What becomes of media that goes by stream, where a session has several."""
+
+    SINGLE = 0
+    FAN_OUT = 1
+    LOAD_BALANCE = 2
+
+    @property
+    def label(self) -> str:
+        return self.name.lower().replace("_", "-")
+
+
+@dataclass(frozen=True, slots=True)
+class Redundancy:
+    """Media on several streams of one session.
+
+    Args:
+        spread: a copy by each (fan-out), each in turn (load-balance), or the main stream only.
+        streams: how many, the main one counted; 1 with ``SINGLE``, else 2 to MAX_STREAMS.
+    """
+
+    spread: Spread = Spread.SINGLE
+    streams: int = 1
+
+    def __post_init__(self) -> None:
+        least, most = (1, 1) if self.spread is Spread.SINGLE else (2, MAX_STREAMS)
+        if not least <= self.streams <= most:
+            raise ValueError(f"{self.spread.label} takes {least} to {most} streams, not {self.streams}")
+
+    def __str__(self) -> str:
+        return "off" if self.spread is Spread.SINGLE else f"{self.spread.label}:{self.streams}"
+
+    @property
+    def number(self) -> int:
+        """As one number, for socket options: 0 is off, 0x12 fan-out over 2, 0x24 load-balance over 4."""
+        return 0 if self.spread is Spread.SINGLE else self.spread << 4 | self.streams
+
+    @classmethod
+    def from_number(cls, number: int) -> Redundancy:
+        """The inverse of ``number``.
+
+        Raises:
+            ValueError: no such thing.
+        """
+        return cls() if number == 0 else cls(Spread(number >> 4), number & 0xF)
+
+    @classmethod
+    def parse(cls, text: str) -> Redundancy:
+        """``off``, ``fan-out``, ``fan-out:3``, ``load-balance:4``: without a number two streams.
+
+        Raises:
+            ValueError: it is none of these.
+        """
+        name, _, number = text.strip().lower().partition(":")
+        if name == "off" and not number:
+            return cls()
+        for spread in (Spread.FAN_OUT, Spread.LOAD_BALANCE):
+            if name == spread.label and (not number or number.isdecimal()):
+                return cls(spread, int(number or 2))
+        raise ValueError(f"{text!r} is not off, fan-out:N or load-balance:N (N from 2 to {MAX_STREAMS})")
+
+
+NO_REDUNDANCY: Final = Redundancy()
+"""The main stream only."""
 
 
 class Service(enum.IntEnum):

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
 from opentsm.protocol.actions import SteerMode
-from opentsm.types import Flow, IpAddress, Path
+from opentsm.types import Flow, IpAddress, Path, Spread, Tsid
 from tests.sim.network import Tunnel
 
 
@@ -17,6 +17,14 @@ class Media:
     flow: Flow
     number: int
     sender: int
+
+
+@dataclass(frozen=True)
+class Numbered:
+    """A sequenced frame: copies of it may come by other streams."""
+
+    number: int
+    media: Media
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,13 @@ class Plane:
     addresses: tuple[IpAddress, ...] = ()
     tunnels: dict[Path, Tunnel] = field(default_factory=dict)
     attached: set[Tunnel] = field(default_factory=set)
+    extras: dict[Tsid, Tunnel] = field(default_factory=dict)
+    used: list[Tunnel] = field(default_factory=list)
+    spread: Spread = Spread.SINGLE
+    numbers: int = 0
+    seen: set[tuple[int, int]] = field(default_factory=set)
+    copies_dropped: int = 0
+    turn: int = 0
     rows: dict[Flow, SteerMode] = field(default_factory=dict)
     received: dict[Flow, list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(list))
     by_path: dict[Flow, Counter[Path]] = field(default_factory=lambda: defaultdict(Counter))
@@ -56,16 +71,39 @@ class Plane:
         self.sent[flow] += 1
         mode = self.rows.get(flow, SteerMode.STREAM)
         path = Path(int(mode))
-        tunnel = self.usable(path) or self.usable(Path.STREAM)
-        if tunnel is None:
-            self.drops["no-path"] += 1
+        media = Media(flow, self.sent[flow], id(self))
+        tunnel = self.usable(path) if path is Path.DATAGRAM else None
+        if tunnel is not None:
+            tunnel.send(self.side, media)
         else:
-            tunnel.send(self.side, Media(flow, self.sent[flow], id(self)))
+            self._send_by_stream(media)
 
-    def take(self, tunnel: Tunnel, media: Media) -> None:
+    def _send_by_stream(self, media: Media) -> None:
+        main = self.usable(Path.STREAM)
+        streams = [s for s in (main, *self.used) if s is not None and s.alive[self.side]]
+        if not streams:
+            self.drops["no-path"] += 1
+        elif self.spread is Spread.FAN_OUT and len(streams) > 1:
+            self.numbers += 1
+            for stream in streams:
+                stream.send(self.side, Numbered(self.numbers, media))
+        elif self.spread is Spread.LOAD_BALANCE:
+            self.turn += 1
+            streams[self.turn % len(streams)].send(self.side, media)
+        else:
+            streams[0].send(self.side, media)
+
+    def take(self, tunnel: Tunnel, item: Media | Numbered) -> None:
         if tunnel not in self.attached:
             self.drops["not-attached"] += 1
             return
+        if isinstance(item, Numbered):
+            key = (item.media.sender, item.number)
+            if key in self.seen:
+                self.copies_dropped += 1
+                return
+            self.seen.add(key)
+        media = item.media if isinstance(item, Numbered) else item
         self.heard[media.flow] = tunnel.path
         self.by_path[media.flow][tunnel.path] += 1
         self.received[media.flow].append((media.sender, media.number))
@@ -73,17 +111,23 @@ class Plane:
     def attach(self, path: Path) -> None:
         """As UserPlane.attach: the newer tunnel of a kind takes over, the older is closed."""
         tunnel = self.tunnels[path]
-        for older in [t for t in self.attached if t.path is path and t is not tunnel]:
+        beside = set(map(id, self.extras.values()))
+        for older in [t for t in self.attached if t.path is path and t is not tunnel and id(t) not in beside]:
             self.detach(older)
             older.close(self.side, "replaced")
         self.attached.add(tunnel)
 
     def detach(self, tunnel: Tunnel) -> None:
         self.attached.discard(tunnel)
+        if tunnel in self.used:
+            self.used.remove(tunnel)
 
     def clear(self) -> None:
-        for tunnel in (*self.attached, *self.tunnels.values()):
+        for tunnel in (*self.attached, *self.tunnels.values(), *self.extras.values()):
             tunnel.close(self.side, "session-closed")
+        self.extras.clear()
+        self.used.clear()
+        self.spread = Spread.SINGLE
         self.attached.clear()
         self.tunnels.clear()
         self.rows.clear()

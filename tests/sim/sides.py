@@ -10,17 +10,18 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, IPv6Interface
 from typing import Any
 
-from opentsm.limits import KEEPALIVE_TIMER_STREAM
+from opentsm.limits import KEEPALIVE_TIMER_STREAM, MAX_STREAMS
 from opentsm.protocol import actions as a
 from opentsm.protocol.client import ClientSession, ClientSettings
 from opentsm.protocol.resume import resume_secret
 from opentsm.protocol.server import Entropy, Kept, ServerSession, ServerSettings, peek_resume
+from opentsm.protocol.server_streams import peek_join
 from opentsm.protocol.states import Client, Server
 from opentsm.types import Flow, Path, Tsid
 from opentsm.wire.codec import decode_untrusted, encode
-from opentsm.wire.messages import AddressFamilies
+from opentsm.wire.messages import AddressFamilies, Message
 from tests.sim.network import Clock, Tunnel, Weather
-from tests.sim.plane import PROBE_INTERVAL, SILENT_AFTER, Media, Plane, Probe
+from tests.sim.plane import PROBE_INTERVAL, SILENT_AFTER, Media, Numbered, Plane, Probe
 
 TICKS_AT_ONE_INSTANT = 50
 HANDSHAKE_GIVES_UP = 7.0
@@ -61,12 +62,15 @@ class Owner:
         self.settle()
 
     def arrived(self, tunnel: Tunnel, item: Any) -> None:
-        if isinstance(item, Media):
+        if isinstance(item, Media | Numbered):
             self.plane.take(tunnel, item)
         elif isinstance(item, Probe):
             self._probed(tunnel, item)
         elif self.plane.tunnels.get(tunnel.path) is tunnel:
             self.session.receive(tunnel.path, decode_untrusted(item), self.clock.now)
+            self.settle()
+        elif tunnel.tsid is not None and self.plane.extras.get(tunnel.tsid) is tunnel:
+            self.session.streams.receive(tunnel.tsid, decode_untrusted(item), self.clock.now)
             self.settle()
 
     def ended(self, tunnel: Tunnel, reason: str) -> None:
@@ -74,6 +78,10 @@ class Owner:
         if self.plane.tunnels.get(tunnel.path) is tunnel:
             del self.plane.tunnels[tunnel.path]
             self.session.path_lost(tunnel.path, reason, self.clock.now)
+            self.settle()
+        elif tunnel.tsid is not None and self.plane.extras.get(tunnel.tsid) is tunnel:
+            del self.plane.extras[tunnel.tsid]
+            self.session.streams.lost(tunnel.tsid, reason, self.clock.now)
             self.settle()
 
     # -- probes of the datagram tunnel, as the user plane makes them -------------------------------------
@@ -111,6 +119,7 @@ class Owner:
             tunnel.send(self.plane.side, encode(action.message))
 
     def do_OpenSession(self, action: a.OpenSession) -> None:
+        assert not self.plane.extras, "further streams outlive the session they were of"
         if self.plane.addresses:  # other addresses: the old user-plane session goes, with rows and tunnels
             kept = self.plane.tunnels.pop(Path.STREAM)
             self.plane.clear()
@@ -123,6 +132,38 @@ class Owner:
     def do_AttachDatagram(self, action: a.AttachDatagram) -> None:
         self.plane.attach(Path.DATAGRAM)
         self._watch(self.plane.tunnels[Path.DATAGRAM])
+
+    def do_SendExtra(self, action: a.SendExtra) -> None:
+        self.messages += 1
+        tunnel = self.plane.extras.get(action.tsid)
+        if tunnel is not None:
+            tunnel.send(self.plane.side, encode(action.message))
+
+    def do_AttachExtra(self, action: a.AttachExtra) -> None:
+        if (tunnel := self.plane.extras.get(action.tsid)) is not None:
+            self.plane.attached.add(tunnel)
+
+    def do_UseExtra(self, action: a.UseExtra) -> None:
+        tunnel = self.plane.extras.get(action.tsid)
+        if tunnel is None:
+            return
+        if tunnel in self.plane.used:
+            self.plane.used.remove(tunnel)
+        if action.used:
+            assert len(self.plane.used) < MAX_STREAMS - 1, "more streams than may be"
+            self.plane.used.append(tunnel)
+
+    def do_CloseExtra(self, action: a.CloseExtra) -> None:
+        tunnel = self.plane.extras.pop(action.tsid, None)
+        if tunnel is not None:
+            self.plane.detach(tunnel)
+            tunnel.close(self.plane.side, "peer-closed")
+
+    def do_SetCoding(self, action: a.SetCoding) -> None:
+        """What datagrams hold besides their packet is no affair of this user plane."""
+
+    def do_SetSpread(self, action: a.SetSpread) -> None:
+        self.plane.spread = action.spread
 
     def do_Steer(self, action: a.Steer) -> None:
         self.plane.rows[action.flow] = action.mode
@@ -188,6 +229,31 @@ class ClientOwner(Owner):
         else:
             self.clock.after(delay, lambda: self._server_finished(tunnel, delay))
 
+    def do_OpenExtra(self, action: a.OpenExtra) -> None:
+        self.opened += 1
+        world, tsid = self.world, action.tsid
+        delay = world.random.uniform(*world.weather.delay) * 4
+        if world.weather.down:
+            self.clock.after(delay, lambda: self._no_extra(tsid))
+            return
+        tunnel = Tunnel(Path.STREAM, world.clock, world.random, world.weather, [self, None], tsid)
+        tunnel.binding = world.random.randbytes(32)
+        self.plane.extras[tsid] = tunnel
+        self.clock.after(delay, lambda: self._extra_connected(tunnel, tsid))
+
+    def _no_extra(self, tsid: Tsid) -> None:
+        self.session.streams.lost(tsid, "unreachable", self.clock.now)
+        self.settle()
+
+    def _extra_connected(self, tunnel: Tunnel, tsid: Tsid) -> None:
+        if self.plane.extras.get(tsid) is not tunnel or not tunnel.alive[0]:
+            return
+        tunnel.ends[1] = self.world.server.accept(tunnel)
+        if not self.session.streams.ready(tsid, self.clock.now, tunnel.binding):
+            del self.plane.extras[tsid]
+            tunnel.close(0)
+        self.settle()
+
     def _give_up(self, tunnel: Tunnel) -> None:
         tunnel.close(0)
         self.ended(tunnel, "timeout")
@@ -228,6 +294,8 @@ class ServerOwner(Owner):
         if self._fresh and isinstance(item, bytes):
             self._fresh = False
             message = decode_untrusted(item)
+            if self._joins(tunnel, message):
+                return
             tsid = peek_resume(message)
             old = self.server.find(tsid) if tsid is not None else None
             if old is not None and old.session.verify_resume(message, tunnel.binding):
@@ -248,6 +316,27 @@ class ServerOwner(Owner):
             self.server.write(kept.tsid, kept)
         elif isinstance(action.event, a.Terminated) and self.session.tsid is not None:
             self.server.write(self.session.tsid, None)
+
+    def _joins(self, tunnel: Tunnel, message: Message) -> bool:
+        """Whether the first message made this stream a further one of a session."""
+        tsid = peek_join(message)
+        old = None if tsid is None else self.server.joins.get(tsid)
+        if tsid is None or old is None or not old.session.verify_join(message, tunnel.binding):
+            return False
+        self.server.owners.remove(self)
+        self.closed = "handed over"
+        self._timer += 1
+        tunnel.ends[1] = old
+        old.plane.extras[tsid] = tunnel
+        old.session.join(message, self.clock.now)
+        old.settle()
+        return True
+
+    def do_ReserveExtra(self, action: a.ReserveExtra) -> None:
+        self.server.joins[action.tsid] = self
+
+    def do_UnreserveExtra(self, action: a.UnreserveExtra) -> None:
+        del self.server.joins[action.tsid]
 
     def idle(self, tunnel: Tunnel) -> None:
         """The user plane has heard nothing on this stream for its keepalive-timer."""
@@ -298,6 +387,7 @@ class ServerModel:
     settings: ServerSettings
     owners: list[ServerOwner] = field(default_factory=list)
     reserved: dict[Tsid, ServerOwner] = field(default_factory=dict)
+    joins: dict[Tsid, ServerOwner] = field(default_factory=dict)
     leased: list[a.Lease] = field(default_factory=list)
     addresses: int = 0
     master: bytes = b"m" * 32
@@ -366,11 +456,12 @@ class ServerModel:
         self.settings = dataclasses.replace(self.settings, epoch=self.lives)
         owners, self.owners = self.owners, []
         self.reserved.clear()
+        self.joins.clear()
         self.leased.clear()
         for owner in owners:
             owner.closed = "killed"
             owner._timer += 1
-            for tunnel in list(owner.plane.tunnels.values()):
+            for tunnel in [*owner.plane.tunnels.values(), *owner.plane.extras.values()]:
                 tunnel.close(1, "reset")
         if not store:
             self.saved.clear()
@@ -425,6 +516,12 @@ class World:
             tunnel.cut(server_knows=server_knows)
             if not server_knows:
                 self.clock.after(KEEPALIVE_TIMER_STREAM, lambda: self.idle(tunnel))
+
+    def cut_extra(self) -> None:
+        """One further stream breaks, on both sides."""
+        extras = list(self.client.plane.extras.values())
+        if extras:
+            self.random.choice(extras).cut(server_knows=True)
 
     def idle(self, tunnel: Tunnel) -> None:
         """The server's user plane reports silence to whoever has this stream by now."""

@@ -9,8 +9,9 @@ from opentsm.protocol import actions as a
 from opentsm.protocol.client import ClientSettings
 from opentsm.protocol.server import ServerSettings
 from opentsm.protocol.states import Client, ClientDdt, Server, ServerDdt
-from opentsm.types import Code, Flow, Path, PathMode, Protocol, Service
+from opentsm.types import Code, Flow, Path, PathMode, Protocol, Redundancy, Service
 from tests.sim.network import Weather
+from tests.sim.plane import Plane
 from tests.sim.sides import ServerOwner, World
 
 FLOW = Flow(Protocol.UDP, 4000)
@@ -258,3 +259,64 @@ def test_a_run_is_made_by_its_seed_alone() -> None:
 
     assert history(5) == history(5)
     assert history(5) != history(6)
+
+
+def with_streams(text: str, **weather: object) -> World:
+    services = frozenset({Service.SIP, Service.DDT, Service.REDUNDANCY})
+    made = World(7, settings=ServerSettings(services=services), weather=Weather(**weather))  # type: ignore[arg-type]
+    made.connect()
+    made.act("set_redundancy", Redundancy.parse(text))
+    made.clock.run(3.0)
+    assert (
+        made.client.session.streams.up
+        == made.peer.session.streams.up
+        == made.client.session.streams.wish.streams - 1
+    )
+    return made
+
+
+def delivered(sender: Plane, receiver: Plane) -> list[int]:
+    return sorted(number for _, number in receiver.received[FLOW])
+
+
+@pytest.mark.parametrize("text", ["fan-out:2", "load-balance:3"])
+def test_media_goes_on_while_the_main_stream_is_away_for_long(text: str) -> None:
+    made = with_streams(text)
+    stream(made, [FLOW], 1.0)
+    client, server, peer = made.client.plane, made.peer.plane, made.peer
+    made.weather.down = True
+    made.cut()
+    for _ in range(500):
+        client.send(FLOW)
+        server.send(FLOW)
+        made.clock.run(0.02)
+    made.weather.down = False
+    made.clock.run(15.0)
+    assert made.peer is peer, "resumed"
+    for sender, receiver in ((client, server), (server, client)):
+        assert sender.drops["no-path"] == 0
+        got = delivered(sender, receiver)
+        assert len(got) == len(set(got))
+        # Without copies, those that were on the wire of the stream that broke are gone: a round trip's worth.
+        assert sender.sent[FLOW] - len(got) <= (0 if text.startswith("fan-out") else 5)
+
+
+def test_the_loss_of_a_further_stream_costs_nothing_and_it_comes_back() -> None:
+    made = with_streams("fan-out:3")
+    for _ in range(6):
+        made.cut_extra()
+        stream(made, [FLOW], 3.0)
+    made.clock.run(70.0)
+    client, server = made.client.plane, made.peer.plane
+    for sender, receiver in ((client, server), (server, client)):
+        assert delivered(sender, receiver) == list(range(1, sender.sent[FLOW] + 1))
+    assert made.client.session.streams.up == 2
+    assert client.copies_dropped > 0, "copies were really sent"
+
+
+def test_a_restarted_server_is_asked_for_its_streams_again() -> None:
+    made = with_streams("fan-out:2")
+    made.server.restart()
+    made.clock.run(30.0)
+    assert made.client.session.streams.up == made.peer.session.streams.up == 1
+    assert sorted(made.client.plane.extras) == sorted(made.peer.plane.extras)

@@ -17,7 +17,7 @@ from opentsm.limits import DDT_LINGER, KEEPALIVE_TIMER_STREAM
 from opentsm.protocol import actions as a
 from opentsm.protocol.server import ServerSettings
 from opentsm.protocol.states import Client, ClientDdt, Server, ServerDdt
-from opentsm.types import Code, Flow, Path, PathMode, Protocol, Service
+from opentsm.types import NO_REDUNDANCY, Code, Flow, Path, PathMode, Protocol, Redundancy, Service
 from tests.sim.network import Weather
 from tests.sim.sides import ServerOwner, World
 
@@ -25,7 +25,8 @@ RUNS = int(os.environ.get("OPENTSM_SIM_RUNS", "150"))
 ONLY = os.environ.get("OPENTSM_SIM_SEED")
 BLOCKS = 10
 
-WITH_DDT = ServerSettings(services=frozenset({Service.DDT, Service.SIP}))
+WITH_DDT = ServerSettings(services=frozenset({Service.DDT, Service.SIP, Service.REDUNDANCY}))
+WISHES = tuple(map(Redundancy.parse, ("off", "fan-out:2", "fan-out:4", "load-balance:2", "load-balance:3")))
 WITHOUT_DDT = ServerSettings(services=frozenset({Service.SIP}))
 FLOWS = tuple(Flow(Protocol.UDP, 4000 + 2 * n, ipv6=n == 3) for n in range(4))
 
@@ -47,7 +48,9 @@ def flip(world: World, chance: random.Random) -> None:
     """One random thing an application does."""
     flow = chance.choice(FLOWS)
     what = chance.random()
-    if what < 0.7:
+    if what < 0.15:
+        world.act("set_redundancy", chance.choice(WISHES))
+    elif what < 0.7:
         world.act("set_mode", flow, chance.choice(list(PathMode)))
     elif what < 0.8:
         world.act("unset", flow)
@@ -106,6 +109,7 @@ def check_in_force(world: World, *, ddt: bool) -> None:
     for flow in set(FLOWS) - wanting if ddt else FLOWS:
         assert client.session.path(flow) is Path.STREAM
         assert peer.plane.rows.get(flow, a.SteerMode.STREAM) is a.SteerMode.STREAM
+    check_streams(world, offered=ddt)
     if ddt and (wanting or world.whole):
         assert client.session.ddt_state is ClientDdt.UP
         assert peer.session.ddt_state is ServerDdt.UP
@@ -114,6 +118,17 @@ def check_in_force(world: World, *, ddt: bool) -> None:
         assert client.session.ddt_state in (ClientDdt.ABSENT, ClientDdt.UNAVAILABLE)
         assert peer.session.ddt_state is ServerDdt.ABSENT
         assert Path.DATAGRAM not in client.plane.tunnels
+
+
+def check_streams(world: World, *, offered: bool) -> None:
+    """There are as many streams as are wished, both sides know the same ones, and spread media alike."""
+    client, peer = world.client, world.peer
+    wish = client.session.streams.wish if offered else NO_REDUNDANCY
+    assert client.session.streams.up == wish.streams - 1
+    assert sorted(client.plane.extras) == sorted(peer.plane.extras)
+    assert len(client.plane.used) == len(peer.plane.used) == wish.streams - 1
+    assert client.plane.spread is peer.plane.spread is wish.spread
+    assert not world.server.joins, "a reservation is left"
 
 
 def tracked(world: World) -> None:
@@ -170,6 +185,8 @@ def disturb(world: World, chance: random.Random) -> None:
         weather.loss = chance.choice((0.0, 0.02, 0.3))
         weather.duplication = chance.choice((0.0, 0.1))
         weather.delay = chance.choice(((0.005, 0.01), (0.05, 0.3), (0.4, 0.8)))
+    elif what < 0.78:
+        world.cut_extra()
     elif what < 0.8:
         world.server.restart()
     elif what < 0.85 and world.server.owners:

@@ -1,5 +1,6 @@
 //! The crate as the Python module `opentsm.userplane._core`.
 
+mod convert;
 mod events;
 mod plane;
 mod relays;

@@ -1,20 +1,22 @@
 //! `UserPlane`: the commands of the boundary. Arguments are checked here; everything behind trusts them.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
-use pyo3::exceptions::{PyKeyError, PyOSError, PyValueError};
 use pyo3::prelude::*;
 
+use super::convert::{
+    Far, adopt_all, early, endpoint, far_end, far_socket, interned, ip, os_code, os_error, prefix, tcp_error,
+    unknown, value_error,
+};
 use super::events::to_python;
 use super::relays;
 use super::stats::{FlowStats, RelayStats, TunnelStats};
-use super::tcp::{self, TcpError};
+use super::tcp;
 use crate::boundary::{Command, StreamListenerShared};
 use crate::capture::Capture;
 use crate::coding::{Sending, Taking};
@@ -26,17 +28,15 @@ use crate::engine::{Engine, Running, Tun};
 use crate::limits::MAX_PORT_RANGES;
 use crate::tables::detect::{Hints, MediaPort};
 use crate::tables::nat::Rule;
-use crate::tables::relays::{EARLY, End, Follow};
+use crate::tables::relays::{End, Follow};
 use crate::tables::reservations::Reservation;
-use crate::tables::routes::Prefix;
 use crate::tables::session::Policer;
 use crate::tables::sockets::BindError;
+use crate::tables::strands::Spread;
 use crate::tables::{FlowKey, PathMode, Role, Session, Sink, Target};
 use crate::tcp::shared::wish;
 use crate::tcp::stack::Order;
 use crate::tunnel::Tunnel;
-
-type Far = Option<(String, u16)>;
 
 /// One engine with its worker threads.
 #[pyclass(frozen, module = "opentsm.userplane._core")]
@@ -47,84 +47,6 @@ pub struct UserPlane {
     client_profiles: Mutex<Vec<Arc<ClientProfile>>>,
     #[pyo3(get)]
     event_fd: i32,
-}
-
-/// An `OSError` with its number, so that Python makes the right subclass of it.
-fn os_error(error: &std::io::Error) -> PyErr {
-    PyOSError::new_err((error.raw_os_error().unwrap_or(libc::EIO), error.to_string()))
-}
-
-fn os_code(code: i32) -> PyErr {
-    os_error(&std::io::Error::from_raw_os_error(code))
-}
-
-fn tcp_error(error: TcpError) -> PyErr {
-    match error {
-        TcpError::Value(text) => value_error(text),
-        TcpError::Code(code) => os_code(code),
-    }
-}
-
-fn value_error(message: impl Into<String>) -> PyErr {
-    PyValueError::new_err(message.into())
-}
-
-fn unknown(what: &str, id: u64) -> PyErr {
-    PyKeyError::new_err(format!("no {what} {id}"))
-}
-
-fn ip(text: &str) -> PyResult<IpAddr> {
-    text.parse().map_err(|_| value_error(format!("{text:?} is not an IP address")))
-}
-
-fn prefix(text: &str) -> PyResult<Prefix> {
-    Prefix::parse(text).ok_or_else(|| value_error(format!("{text:?} is not an IP address or prefix")))
-}
-
-fn far_end(far: &Far) -> PyResult<Option<(IpAddr, u16)>> {
-    far.as_ref().map(|(address, port)| Ok((ip(address)?, *port))).transpose()
-}
-
-fn endpoint(pair: &(String, u16)) -> PyResult<SocketAddr> {
-    Ok(SocketAddr::new(ip(&pair.0)?, pair.1))
-}
-
-fn far_socket(far: &Far) -> PyResult<Option<SocketAddr>> {
-    far.as_ref().map(endpoint).transpose()
-}
-
-/// The first few of the addresses; more phones than that wait for their answer to be heard.
-fn early(addresses: &[String]) -> PyResult<[Option<IpAddr>; EARLY]> {
-    let mut out = [None; EARLY];
-    for (place, text) in out.iter_mut().zip(addresses) {
-        *place = Some(ip(text)?);
-    }
-    Ok(out)
-}
-
-fn adopt_all(fds: &[i32]) -> PyResult<Vec<OwnedFd>> {
-    if fds.is_empty() {
-        return Err(value_error("at least one file descriptor is needed"));
-    }
-    fds.iter().map(|fd| crate::sys::adopt(*fd)).collect::<std::io::Result<_>>().map_err(|e| os_error(&e))
-}
-
-fn interned(reason: &str) -> &'static str {
-    const REASONS: &[&str] = &[
-        "local-close",
-        "replaced",
-        "released",
-        "shutdown",
-        "timeout",
-        "idle",
-        "unauthorized",
-        "protocol-error",
-        "rate-limited",
-        "no-address",
-        "path-lost",
-        "session-closed",
-    ];
-    REASONS.iter().find(|known| **known == reason).copied().unwrap_or("local-close")
 }
 
 impl UserPlane {
@@ -454,6 +376,38 @@ impl UserPlane {
         Ok(self.session(session)?.coding.numbers().into_iter().collect())
     }
 
+    fn attach_extra(&self, session: u64, tunnel: u64, tsid: u64) -> PyResult<()> {
+        let session = self.session(session)?;
+        let tunnel = self.tunnel(tunnel)?;
+        if tunnel.is_datagram() {
+            return Err(value_error("only streams may be attached beside the main one"));
+        }
+        tunnel.set_tsid(tsid);
+        tunnel.set_session(Some(session));
+        Ok(())
+    }
+
+    fn use_extra(&self, session: u64, tunnel: u64, used: bool) -> PyResult<()> {
+        let (session, tunnel) = (self.session(session)?, self.tunnel(tunnel)?);
+        if !used {
+            session.strands.remove(&tunnel);
+        } else if !session.strands.add(&tunnel) {
+            return Err(os_code(libc::ENOBUFS));
+        }
+        Ok(())
+    }
+
+    fn set_spread(&self, session: u64, spread: u8) -> PyResult<()> {
+        let spread = Spread::from_number(spread).ok_or_else(|| value_error("spread is 0, 1 or 2"))?;
+        self.session(session)?.strands.set_spread(spread);
+        Ok(())
+    }
+
+    fn set_breaker(&self, session: u64, datagram: bool, every_ms: u64) -> PyResult<()> {
+        self.session(session)?.gate(datagram).set(every_ms * 1_000);
+        Ok(())
+    }
+
     fn capture(&self, py: Python<'_>, session: u64, path: Option<&str>) -> PyResult<()> {
         let session = self.session(session)?;
         let new = path
@@ -629,6 +583,16 @@ impl UserPlane {
     fn set_media_age(&self, tunnel: u64, max_ms: u64) -> PyResult<()> {
         self.tunnel(tunnel)?.wishes.media_age_ms.store(max_ms, Ordering::Release);
         Ok(())
+    }
+
+    fn set_nagle(&self, tunnel: u64, nagle: bool) -> PyResult<()> {
+        let tunnel = self.tunnel(tunnel)?;
+        let link = tunnel.stream().ok_or_else(|| value_error("Nagle's algorithm belongs to TCP"))?;
+        // The lock keeps the owner from closing the descriptor meanwhile.
+        let fd = link.fd.lock();
+        let Some(fd) = *fd else { return Err(unknown("tunnel", tunnel.id)) };
+        crate::sys::set_option(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, i32::from(!nagle))
+            .map_err(|e| os_error(&e))
     }
 
     // -- local inner UDP sockets ---------------------------------------------------------------------

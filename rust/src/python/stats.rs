@@ -36,6 +36,7 @@ pub struct TunnelStats {
     tcp_rtt_us: u32,
     tcp_retransmits: u32,
     tcp_unsent: u32,
+    tcp_congestion: String,
 }
 
 impl TunnelStats {
@@ -80,6 +81,7 @@ impl TunnelStats {
             self.tcp_rtt_us = info.rtt_us;
             self.tcp_retransmits = info.retransmits;
             self.tcp_unsent = info.unsent;
+            self.tcp_congestion = crate::sys::congestion_control(fd);
         }
     }
 

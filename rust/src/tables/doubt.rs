@@ -132,7 +132,7 @@ pub struct Doubt {
     accused_until_us: AtomicU64,
     last_alert_us: AtomicU64,
     next: AtomicU32,
-    seen: Mutex<MediaWindow>,
+    seen: Mutex<Seen>,
 }
 
 impl Default for Doubt {
@@ -142,8 +142,37 @@ impl Default for Doubt {
             accused_until_us: AtomicU64::new(0),
             last_alert_us: AtomicU64::new(0),
             next: AtomicU32::new(0),
-            seen: Mutex::new(MediaWindow::new(0)),
+            seen: Mutex::default(),
         }
+    }
+}
+
+/// Numbers that have come. On the wire they have 32 bits and go round; here they go on.
+#[derive(Debug)]
+struct Seen {
+    window: MediaWindow,
+}
+
+impl Default for Seen {
+    fn default() -> Self {
+        Self { window: MediaWindow::new(0) }
+    }
+}
+
+impl Seen {
+    fn first_of(&mut self, number: u32) -> bool {
+        self.window.mark(self.extended(number)) == Arrival::Fresh
+    }
+
+    /// The number nearest to the highest seen that has these lower bits; the first of all gets room below it.
+    fn extended(&self, number: u32) -> u64 {
+        const ROUND: u64 = 1 << 32;
+        let next = self.window.next();
+        if next == 0 {
+            return ROUND + u64::from(number);
+        }
+        let ahead = number.wrapping_sub(next as u32);
+        if ahead < 1 << 31 { next + u64::from(ahead) } else { next.saturating_sub(ROUND - u64::from(ahead)) }
     }
 }
 
@@ -210,7 +239,7 @@ impl Doubt {
 
     /// The peer is another process now, and numbers its frames anew.
     pub fn renumbered(&self) {
-        *self.seen.lock() = MediaWindow::new(0);
+        *self.seen.lock() = Seen::default();
     }
 
     /// The number of the next frame that is sent twice.
@@ -220,7 +249,7 @@ impl Doubt {
 
     /// Whether a numbered frame is the first of its number.
     pub fn first_of(&self, number: u32) -> bool {
-        self.seen.lock().mark(u64::from(number)) == Arrival::Fresh
+        self.seen.lock().first_of(number)
     }
 }
 
@@ -312,8 +341,8 @@ mod tests {
     fn of_two_copies_one_counts_whichever_comes_first() {
         let doubt = Doubt::default();
         let numbers: Vec<u32> = (0..5).map(|_| doubt.next_number()).collect();
-        assert_eq!(numbers, [0, 1, 2, 3, 4]);
-        let order = [0, 1, 0, 2, 4, 1, 3, 3, 4, 2];
+        assert!(numbers.windows(2).all(|pair| pair[1] == pair[0].wrapping_add(1)));
+        let order = [0, 1, 0, 2, 4, 1, 3, 3, 4, 2].map(|n: usize| numbers[n]);
         assert_eq!(order.iter().filter(|n| doubt.first_of(**n)).count(), 5);
     }
 
@@ -323,5 +352,14 @@ mod tests {
         assert!(doubt.first_of(70_000) && !doubt.first_of(0), "far behind the window");
         doubt.renumbered();
         assert!(doubt.first_of(0) && !doubt.first_of(0) && doubt.first_of(1));
+    }
+
+    #[test]
+    fn numbers_may_begin_anywhere_and_go_round() {
+        for start in [0, 7, 1 << 31, u32::MAX - 2] {
+            let mut seen = Seen::default();
+            let order = [2u32, 0, 1, 3, 4, 4, 2, 5, 3].map(|n| start.wrapping_add(n));
+            assert_eq!(order.iter().filter(|n| seen.first_of(**n)).count(), 6, "{start}");
+        }
     }
 }

@@ -3,6 +3,7 @@
 pub mod detect;
 pub mod doubt;
 pub mod flows;
+pub mod gate;
 pub mod nat;
 pub mod relays;
 pub mod reservations;
@@ -12,6 +13,7 @@ pub mod session;
 pub mod sharded;
 pub mod signals;
 pub mod sockets;
+pub mod strands;
 
 pub use flows::{Direction, FlowKey, FlowTable, PathMode};
 pub use routes::{Routes, Target};

@@ -10,7 +10,9 @@ use parking_lot::Mutex;
 use super::detect::Detector;
 use super::doubt::Doubt;
 use super::flows::FlowTable;
+use super::gate::Gate;
 use super::signals::Signals;
+use super::strands::{Spread, Strands};
 use crate::capture::Capture;
 use crate::coding::Coding;
 use crate::tunnel::Tunnel;
@@ -90,6 +92,10 @@ pub struct Session {
     pub doubt: Doubt,
     /// Redundancy, FEC and header compression, as far as agreed with the peer.
     pub coding: Coding,
+    /// Streams beside the main one.
+    pub strands: Strands,
+    /// Circuit breaker of media by stream and by datagram.
+    gates: [Gate; 2],
     /// Looks for media in what a TUN device sends.
     pub detector: Detector,
     /// Looks for SIP in what passes a TUN device.
@@ -114,6 +120,8 @@ impl Session {
             flows: FlowTable::default(),
             doubt: Doubt::default(),
             coding: Coding::default(),
+            strands: Strands::default(),
+            gates: Default::default(),
             detector: Detector::default(),
             signals: Signals::default(),
             drops: SessionDrops::default(),
@@ -142,11 +150,34 @@ impl Session {
 
     /// Forget `tunnel` if it is the live one.
     pub fn detach(&self, tunnel: &Arc<Tunnel>) {
+        self.strands.remove(tunnel);
         let slot = self.slot(tunnel.is_datagram());
         let current = slot.load();
         if current.as_ref().is_some_and(|c| Arc::ptr_eq(c, tunnel)) {
             slot.compare_and_swap(&*current, None);
         }
+    }
+
+    /// The main stream, or one of the others while it is being remade.
+    #[inline]
+    pub fn any_stream(&self) -> Option<Arc<Tunnel>> {
+        self.tunnel(false).or_else(|| self.strands.extras().first().cloned())
+    }
+
+    /// The stream that a packet takes: the main one, or for media each in its turn where that is wished.
+    #[inline]
+    pub fn stream_for(&self, media: bool) -> Option<Arc<Tunnel>> {
+        if media && self.strands.spread() == Spread::LoadBalance {
+            return self.strands.pick(self.tunnel(false).as_ref());
+        }
+        self.any_stream()
+    }
+
+    /// The circuit breaker of media by this path.
+    #[inline]
+    pub fn gate(&self, datagram: bool) -> &Gate {
+        let [stream, by_datagram] = &self.gates;
+        if datagram { by_datagram } else { stream }
     }
 
     fn slot(&self, datagram: bool) -> &ArcSwapOption<Tunnel> {

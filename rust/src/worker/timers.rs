@@ -195,7 +195,7 @@ impl Timers {
 
 /// Say on the stream that the datagram tunnel is not heard.
 pub fn alert_peer(session: &Session, forwarder: &mut Forwarder) {
-    if let Some(stream) = session.tunnel(false) {
+    if let Some(stream) = session.any_stream() {
         let message = short_message(PATH_ALERT, stream.tsid(), PROBE_SEQUENCE_BIT);
         let sent = forwarder.queue_frame(&stream, Class::Signalling, &message);
         forwarder.counters.add(sent.err().unwrap_or(Counter::PathAlertSent));

@@ -17,6 +17,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
+from opentsm.cli import reaching
 from opentsm.cli.reaching import CodingOption
 from opentsm.client.notifications import Notification
 from opentsm.client.sockets import InnerSocket
@@ -70,6 +71,8 @@ def main(
     flip: Annotated[float | None, typer.Option(help="Flip the switch every so many seconds.")] = None,
     seconds: Annotated[float | None, typer.Option(help="End after so long.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines instead of tables.")] = False,
+    redundancy: reaching.RedundancyOption = "auto",
+    congestion_control: reaching.CongestionControl = None,
     pcap: Annotated[FilePath | None, typer.Option(help="Write inner packets to this file.")] = None,
     coding: CodingOption = "auto",
     message_log: Annotated[FilePath | None, typer.Option(help="Write control messages to this file.")] = None,
@@ -90,6 +93,8 @@ def main(
         "proxy": proxy,
         "families": family,
         "services": [Service.DDT],
+        "redundancy": redundancy,
+        "congestion_control": congestion_control,
         "pcap": pcap,
         "coding": coding,
         "message_log": message_log,
@@ -289,6 +294,7 @@ def _identity_table(tunnel: Tunnel) -> Table:
     table.add_row("inner address", ", ".join(given["inner_addresses"]), "tunnel", given["tsid"])
     table.add_row("seen as", f"{given['observed_address']}{' (NAT)' if nat else ''}", "DDT", tunnel.ddt_state)
     table.add_row("services", ", ".join(given["services"]) or "none", "coding", _coding(tunnel))
+    table.add_row("streams", str(tunnel.streams), "redundancy", str(tunnel.redundancy))
     return table
 
 
@@ -310,7 +316,7 @@ def _trouble(tunnel: Tunnel) -> str:
 def _path_table(tunnel: Tunnel) -> Table:
     table = Table("path", "state", "packets in", "out", "loss", "delay", "jitter", "queue", "dropped")
     numbers = tunnel.statistics()
-    for path in (numbers.stream, numbers.datagram):
+    for path in (numbers.stream, *numbers.further, numbers.datagram):
         table.add_row(*_path_row(path))
     return table
 
@@ -345,6 +351,8 @@ def _numbers(tunnel: Tunnel, call: TestCall | None) -> dict[str, Any]:
     for path in (numbers.stream, numbers.datagram):
         found[path.path.name.lower()] = asdict(path) | {"path": path.path.name.lower()}
     found["coding"] = dict(numbers.coding)
+    found["redundancy"] = str(numbers.redundancy)
+    found["further"] = [asdict(path) | {"path": path.path.name.lower()} for path in numbers.further]
     if call is not None:
         found["test_call"] = {path.name.lower(): _leg(leg) for path, leg in call.legs.items()}
         found["test_call"]["duplicates"] = call.duplicates
@@ -358,7 +366,7 @@ def _leg(leg: Leg) -> dict[str, Any]:
 def _sentence(notification: Notification) -> str:
     """A notification for people: its kind, and what it carries."""
     parts = []
-    for name in ("available", "reason", "text", "path", "decision", "protection"):
+    for name in ("available", "redundancy", "up", "reason", "text", "path", "decision", "protection"):
         value = getattr(notification, name, None)
         if value not in (None, ""):
             shown = value.name.lower() if isinstance(value, Path) else value

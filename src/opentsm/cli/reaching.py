@@ -43,6 +43,17 @@ CodingOption = Annotated[
         "no-compression after commas.",
     ),
 ]
+RedundancyOption = Annotated[
+    str,
+    typer.Option(
+        "--redundancy",
+        help="Media on several streams: fan-out:N, load-balance:N, off, or auto (while UDP is blocked and "
+        "the stream late).",
+    ),
+]
+CongestionControl = Annotated[
+    str | None, typer.Option(help="Of the streams: bbr, cubic, ...; default: the kernel's.")
+]
 Pcap = Annotated[FilePath | None, typer.Option(help="Write inner packets to this file.")]
 
 SERVER_VARIABLE: Final = "OPENTSM_SERVER"
@@ -69,6 +80,8 @@ def reach(
     coding: str = "auto",
     media_ports: list[str] | None = None,
     media_ef: bool = False,
+    redundancy: str = "auto",
+    congestion_control: str | None = None,
 ) -> Reach:
     """The options as arguments of ``connect``.
 
@@ -87,6 +100,8 @@ def reach(
         "services": [Service.DDT] if ddt else [],
         "pcap": pcap,
         "coding": coding,
+        "redundancy": redundancy,
+        "congestion_control": congestion_control,
     }
     mode = PathMode.STREAM if not ddt else PathMode.AUTO if auto else PathMode.DATAGRAM
     return Reach(tuple(servers), options, MediaOptions(mode, parse_ports(media_ports or []), media_ef))

@@ -43,6 +43,8 @@ def main(
     auto: reaching.Auto = False,
     media_ports: reaching.MediaPorts = None,
     media_ef: reaching.MediaEf = False,
+    redundancy: reaching.RedundancyOption = "auto",
+    congestion_control: reaching.CongestionControl = None,
     pcap: reaching.Pcap = None,
     coding: reaching.CodingOption = "auto",
     name: Annotated[str, typer.Option(help="Name of the device, inside.")] = DEFAULT_NAME,
@@ -71,6 +73,8 @@ def main(
         coding=coding,
         media_ports=media_ports,
         media_ef=media_ef,
+        redundancy=redundancy,
+        congestion_control=congestion_control,
     )
     parse_servers(servers)  # a mistake is told before anything is made
     logs.configure(log_level, LogFormat.TEXT)

@@ -61,6 +61,8 @@ class TunnelOptions:
     certificate: reaching.Certificate = None
     proxy: reaching.ProxyOption = None
     family: reaching.Family = "both"
+    redundancy: reaching.RedundancyOption = "auto"
+    congestion_control: reaching.CongestionControl = None
     pcap: reaching.Pcap = None
     coding: reaching.CodingOption = "auto"
 

@@ -141,7 +141,7 @@ def _show_tunnels(console: Console, answer: dict[str, Any]) -> None:
             one["state"],
             " ".join(one["inner"]),
             one["outer"],
-            one["transport"],
+            f"{one['transport']} x{one['streams']}" if one.get("streams", 1) > 1 else one["transport"],
             one["ddt"],
             _duration(one["seconds"]),
         )

@@ -50,6 +50,8 @@ def main(
     auto: reaching.Auto = False,
     media_ports: reaching.MediaPorts = None,
     media_ef: reaching.MediaEf = False,
+    redundancy: reaching.RedundancyOption = "auto",
+    congestion_control: reaching.CongestionControl = None,
     pcap: reaching.Pcap = None,
     coding: reaching.CodingOption = "auto",
     name: Annotated[str, typer.Option(help="Name of the device.")] = DEFAULT_NAME,
@@ -86,6 +88,8 @@ def main(
         coding=coding,
         media_ports=media_ports,
         media_ef=media_ef,
+        redundancy=redundancy,
+        congestion_control=congestion_control,
     )
     routes = tuple(parse_route(text) for text in route or ())
     options = HostOptions(check_name(name), routes, default_route, dns)

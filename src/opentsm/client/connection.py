@@ -4,9 +4,9 @@
                   ^                                   |
                   +------- events, timers <-----------+
 
-Every input ends in ``_settle``: carry out the session's actions, arm one timer for its deadline. An action
+Every input ends in ``settle``: carry out the session's actions, arm one timer for its deadline. An action
 that makes a new input (a socket that cannot be opened, a callback that turns a switch) only adds actions; the
-outermost ``_settle`` carries them out, in order.
+outermost ``settle`` carries them out, in order.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from opentsm.client.binding import Bindings
 from opentsm.client.coding import CodingControl
 from opentsm.client.datagram import open_datagram_socket
 from opentsm.client.dial import Dialer, Dialled
+from opentsm.client.further import FurtherStreams
 from opentsm.client.inner_tcp import TunnelTcp
 from opentsm.client.messages import MessageLogger
 from opentsm.client.monitor import Monitor
@@ -40,7 +41,18 @@ from opentsm.protocol import actions as a
 from opentsm.protocol.client import ClientSession
 from opentsm.protocol.states import ClientDdt
 from opentsm.tasks import cancel, spawn
-from opentsm.types import Coding, Flow, IpAddress, Path, PathMode, SocketAddress, Transport, Tsid
+from opentsm.types import (
+    NO_REDUNDANCY,
+    Coding,
+    Flow,
+    IpAddress,
+    Path,
+    PathMode,
+    Redundancy,
+    SocketAddress,
+    Transport,
+    Tsid,
+)
 from opentsm.userplane._core import (
     ControlMessage,
     DatagramReady,
@@ -100,8 +112,10 @@ class Connection:
         self._loop = loop
         self._settings = settings
         self._tun = tun
-        self._dialer = Dialer(plane, tls=settings.tls, proxy=settings.proxy)
-        self._log = MessageLogger(settings.message_log)
+        self._dialer = Dialer(plane, tls=settings.tls, proxy=settings.proxy, streams=settings.streams)
+        self.message_log = MessageLogger(settings.message_log)
+        self.further = FurtherStreams(self)
+        self._media_age: float | None = None
         self._monitor = Monitor(self, keepalive=settings.keepalive)
         self._roaming = Roaming(self)
         self._former: int | None = None
@@ -128,6 +142,7 @@ class Connection:
         """
         self._servers = servers
         self.session.set_coding(self._settings.coding, self._loop.time())
+        self.set_redundancy(self._settings.streams.redundancy)
         self._take(await self._dialer.dial(servers))
         await self._up
         self._roaming.start()
@@ -135,7 +150,7 @@ class Connection:
     async def close(self) -> None:
         """Release the tunnel and wait until that is done (at most RELEASE_TIMEOUT)."""
         self.session.close(self._loop.time())
-        self._settle()
+        self.settle()
         await self.closed
         await cancel(*self._tasks.values())
 
@@ -169,33 +184,64 @@ class Connection:
         self._monitor.flows_changed()
         if mode is PathMode.AUTO and self._monitor.auto_path is not None:
             self.session.use_path(flow, self._monitor.auto_path, now)
-        self._settle()
+        self.settle()
 
     def unset(self, flow: Flow) -> None:
         self.session.unset(flow, self._loop.time())
         self._monitor.flows_changed()
-        self._settle()
+        self.settle()
 
     def path(self, flow: Flow) -> Path:
         return self.session.path(flow)
 
     def set_coding(self, coding: Coding) -> None:
         self.session.set_coding(coding, self._loop.time())
-        self._settle()
+        self.settle()
+
+    def set_redundancy(self, redundancy: Redundancy | None) -> None:
+        """The application's wish, which wins; None leaves it to mode AUTO."""
+        self._monitor.spread_automatically(redundancy is None)
+        self.apply_redundancy(redundancy or NO_REDUNDANCY)
+
+    def apply_redundancy(self, redundancy: Redundancy) -> None:
+        self.session.set_redundancy(redundancy, self._loop.time())
+        self.settle()
+
+    def set_media_age(self, seconds: float) -> None:
+        self._media_age = seconds
+        for tunnel in (self._tunnels.get(Path.STREAM), *self.further.tunnels.values()):
+            if tunnel is not None:
+                self.age_media(tunnel)
+
+    def age_media(self, tunnel: int) -> None:
+        """Give a stream the age at which its media is stale, where the application has one."""
+        if self._media_age is not None:
+            with contextlib.suppress(KeyError):  # just closed; the event is on its way
+                self.plane.core.set_media_age(tunnel, max_ms=round(self._media_age * 1000))
+
+    def set_nagle(self, on: bool) -> None:
+        self.session.set_nagle(on, self._loop.time())
+        self.settle()
+
+    async def dial_again(self) -> Dialled:
+        """One more connection to the address that the main stream is at."""
+        if self.dialled is None:
+            raise TunnelClosedError("there is no connection yet")
+        return await self._dialer.dial_again(self.dialled)
 
     def want_ddt(self, wanted: bool) -> None:
         self.session.want_ddt(wanted, self._loop.time())
-        self._settle()
+        self.settle()
 
     def use_path(self, flow: Flow, path: Path) -> None:
         self.session.use_path(flow, path, self._loop.time())
-        self._settle()
+        self.settle()
 
     def send_quality(
         self, reports: tuple[PathQuality, ...], now: float, *, decision: PathDecision | None, path: Path
     ) -> None:
         self.session.send_quality(reports, now, decision=decision, path=path)
-        self._settle()
+        self.settle()
 
     @property
     def outer(self) -> tuple[SocketAddress, SocketAddress] | None:
@@ -215,7 +261,7 @@ class Connection:
         """
         self._failures = 0
         self.session.network_changed(self._loop.time(), lost=lost)
-        self._settle()
+        self.settle()
 
     def moved(self, source: str | None) -> None:
         """Tell the application from where the server is reached now."""
@@ -244,6 +290,8 @@ class Connection:
             stream=path_statistics(Path.STREAM, self.tunnel_stats(Path.STREAM)),
             datagram=path_statistics(Path.DATAGRAM, self.tunnel_stats(Path.DATAGRAM) if up else None),
             coding=self.coding.numbers(),
+            further=tuple(path_statistics(Path.STREAM, stats) for stats in self.further.stats()),
+            redundancy=self.session.streams.wish,
             session_drops={name: count for name, count in drops.items() if count},
             control_drops=dict(self.counts + self.session.counts),
         )
@@ -263,7 +311,7 @@ class Connection:
         self._tunnels[Path.STREAM] = tunnel
         self.session.stream_ready(self._loop.time(), binding=dialled.binding)
         dialled.opening.adopt(functools.partial(self._on_event, Path.STREAM))
-        self._settle()
+        self.settle()
 
     def _on_event(self, path: Path, event: TunnelEvent) -> None:
         if self._tunnels.get(path) != event.tunnel:
@@ -288,7 +336,7 @@ class Connection:
         elif isinstance(event, PathAlive):
             self.hub.publish(n.PathAlive(path))
             self.session.path_alive(path, now)
-        self._settle()
+        self.settle()
 
     def _receive(self, path: Path, data: bytes, now: float) -> None:
         try:
@@ -296,7 +344,7 @@ class Connection:
         except RemoteProtocolError as error:
             self.counts[f"malformed-{error.reason}"] += 1
             return
-        self._log.log("received", path, message)
+        self.message_log.log("received", path, message)
         self.session.receive(path, message, now)
 
     def _datagram_ready(self, event: DatagramReady, now: float) -> None:
@@ -307,11 +355,11 @@ class Connection:
 
     def _on_timer(self) -> None:
         self.session.tick(self._loop.time())
-        self._settle()
+        self.settle()
 
     # -- actions ----------------------------------------------------------------------------------------
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
         if self._settling:
             return
         self._settling = True
@@ -332,7 +380,7 @@ class Connection:
             self._timer = self._loop.call_at(deadline.at, self._on_timer)
 
     def _send(self, action: a.Send) -> None:
-        self._log.log("sent", action.path, action.message)
+        self.message_log.log("sent", action.path, action.message)
         tunnel = self._tunnels.get(action.path)
         if tunnel is None or not self.plane.core.send_control(tunnel, encode(action.message)):
             self.counts["control-not-queued"] += 1
@@ -380,12 +428,14 @@ class Connection:
         if former is not None:
             close = functools.partial(self.plane.core.close, former, reason="replaced")
             self._loop.call_later(REPLACED_LINGER, close)
+        if (tunnel := self._tunnels.get(Path.STREAM)) is not None:
+            self.age_media(tunnel)
 
     def _attach_datagram(self, action: a.AttachDatagram) -> None:
         self._attach(Path.DATAGRAM, action.tsid)
 
     def _open_datagram(self, action: a.OpenDatagram) -> None:
-        self._spawn("open-datagram", self._dial_datagram(action))
+        self.spawn("open-datagram", self._dial_datagram(action))
 
     async def _dial_datagram(self, action: a.OpenDatagram) -> None:
         """The pair's socket: the server's address and the same port number; behind a proxy, straight on."""
@@ -413,7 +463,18 @@ class Connection:
         else:
             self._tunnels[Path.DATAGRAM] = tunnel
             self.plane.watch_tunnel(tunnel, functools.partial(self._on_event, Path.DATAGRAM))
-        self._settle()
+        self.settle()
+
+    def _set_spread(self, action: a.SetSpread) -> None:
+        if self.plane_session is not None:
+            self.plane.core.set_spread(self.plane_session, int(action.spread))
+
+    def _set_nagle(self, action: a.SetNagle) -> None:
+        tunnel = self._tunnels.get(Path.STREAM)
+        if tunnel is not None:
+            with contextlib.suppress(KeyError, OSError):  # just closed; the event is on its way
+                self.plane.core.set_nagle(tunnel, action.on)
+        self.further.set_nagle(action.on)
 
     def _set_coding(self, action: a.SetCoding) -> None:
         self.coding.set(action)
@@ -456,7 +517,7 @@ class Connection:
             return  # its outcome is the answer to this wish, too
         self._dials += 1
         self._dialling = 0
-        self._spawn("reconnect", self._come_back(action.after, self._dials))
+        self.spawn("reconnect", self._come_back(action.after, self._dials))
 
     async def _come_back(self, after: float, turn: int) -> None:
         await asyncio.sleep(after)
@@ -482,7 +543,7 @@ class Connection:
             self._dialling = 0
             self._tasks.pop("reconnect", None)
             self.session.connect_failed("unreachable", self._loop.time())
-            self._settle()
+            self.settle()
         else:
             self._dialling = 0
             self._tasks.pop("reconnect", None)
@@ -533,9 +594,10 @@ class Connection:
         self._close_former(Path.STREAM)
         for path in tuple(self._tunnels):
             self._drop(path, ended.reason)
+        self.further.close_all(ended.reason)
         self.bindings.lose_all(f"the tunnel is closed: {ended.reason}")
         self._close_session()
-        self._log.close()
+        self.message_log.close()
         self.hub.end()
         self._arm()
 
@@ -547,11 +609,22 @@ class Connection:
                 self._tun.closing()
             self.plane.core.session_close(session)
 
-    def _spawn(self, name: str, coroutine: Any) -> None:
+    def spawn(self, name: str, coroutine: Any) -> None:
         """One task of each name; a new one takes the older one's place."""
         if older := self._tasks.get(name):
             older.cancel()
-        self._tasks[name] = spawn(name, coroutine)
+        task = self._tasks[name] = spawn(name, coroutine)
+        task.add_done_callback(functools.partial(self._task_ended, name))
+
+    def _task_ended(self, name: str, task: asyncio.Task[None]) -> None:
+        if self._tasks.get(name) is task:
+            del self._tasks[name]
+
+    def stop_task(self, name: str) -> None:
+        """End the task of this name, if there is one; a task may ask for its own end."""
+        task = self._tasks.pop(name, None)
+        if task is not None and task is not asyncio.current_task():
+            task.cancel()
 
 
 _HANDLERS: Final[dict[type, Callable[[Connection, Any], None]]] = {
@@ -561,6 +634,13 @@ _HANDLERS: Final[dict[type, Callable[[Connection, Any], None]]] = {
     a.AttachDatagram: Connection._attach_datagram,
     a.OpenDatagram: Connection._open_datagram,
     a.SetCoding: Connection._set_coding,
+    a.SendExtra: lambda self, action: self.further.send(action),
+    a.OpenExtra: lambda self, action: self.further.open(action),
+    a.AttachExtra: lambda self, action: self.further.attach(action),
+    a.UseExtra: lambda self, action: self.further.use(action),
+    a.CloseExtra: lambda self, action: self.further.close(action),
+    a.SetSpread: Connection._set_spread,
+    a.SetNagle: Connection._set_nagle,
     a.Steer: Connection._steer,
     a.Unsteer: Connection._unsteer,
     a.CloseTunnel: Connection._close_tunnel,

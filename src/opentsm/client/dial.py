@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import functools
 import itertools
+import logging
 import socket
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -22,12 +23,14 @@ from opentsm.client.address import ServerAddress
 from opentsm.client.outcome import AttemptError, Outcome, classify, connect_error
 from opentsm.client.proxy import Proxy, handshake
 from opentsm.client.settings import TlsSettings
+from opentsm.client.streaming import StreamSettings
 from opentsm.errors import ConfigError
 from opentsm.limits import CONNECT_STAGGER, CONNECT_TIMEOUT
 from opentsm.tasks import cancel, spawn
 from opentsm.types import SocketAddress, Transport
 from opentsm.userplane._core import ControlMessage, StreamReady, TunnelClosed
 from opentsm.userplane.plane import Plane, TunnelEvent, TunnelHandler
+from opentsm.userplane.streamsocket import tune_stream
 
 MAX_ADDRESSES: Final = 8
 """Addresses of one name that are tried: a name with more is a pool, and eight of it tell enough."""
@@ -35,9 +38,8 @@ MAX_ADDRESSES: Final = 8
 EARLY_EVENTS: Final = 8
 """Events of a new connection kept until its owner has it. A server has nothing to say before it is asked."""
 
-TCP_USER_TIMEOUT_MS: Final = 20_000
-"""Milliseconds for which sent bytes may stay unacknowledged before the kernel gives the connection up (RFC
-5482). The kernel's own patience is a quarter of an hour; a call has none. Like REQUEST_TIMEOUT_STREAM."""
+
+_log: Final = logging.getLogger(__name__)
 
 
 class Opening:
@@ -124,10 +126,19 @@ class Dialer:
         plane: where they end up.
         tls: what is checked of a TLS server.
         proxy: the way out, or None.
+        streams: how they are tuned.
     """
 
-    def __init__(self, plane: Plane, *, tls: TlsSettings, proxy: Proxy | None = None) -> None:
+    def __init__(
+        self,
+        plane: Plane,
+        *,
+        tls: TlsSettings,
+        proxy: Proxy | None = None,
+        streams: StreamSettings | None = None,
+    ) -> None:
         self._plane = plane
+        self._streams = streams or StreamSettings()
         self._tls = tls
         self._proxy = proxy
         self._profile: int | None = None
@@ -151,6 +162,17 @@ class Dialer:
             self._tls_profile()
         attempt = functools.partial(self._attempt, patience=patience)
         race = _Race(attempt, [_Candidate(server) for server in servers])
+        return await race.run()
+
+    async def dial_again(self, dialled: Dialled) -> Dialled:
+        """One more connection to the same address, by the same way.
+
+        Raises:
+            ConnectError: it did not come up.
+        """
+        family = socket.AF_INET6 if ":" in dialled.remote[0] else socket.AF_INET
+        attempt = functools.partial(self._attempt, patience=CONNECT_TIMEOUT)
+        race = _Race(attempt, [_Candidate(dialled.server, family, dialled.remote)])
         return await race.run()
 
     async def resolve(self, host: str, port: int) -> list[tuple[socket.AddressFamily, tuple[str, int]]]:
@@ -185,7 +207,9 @@ class Dialer:
         sock = socket.socket(candidate.family, socket.SOCK_STREAM)
         try:
             sock.setblocking(False)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, TCP_USER_TIMEOUT_MS)
+            refusal = tune_stream(sock, self._streams.congestion_control)
+            if refusal:
+                _log.warning("%s", refusal)
             await loop.sock_connect(sock, candidate.address)
             if self._proxy is not None:
                 await self._through_proxy(sock, self._proxy, candidate.server)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from typing import TYPE_CHECKING, Final
 
-from opentsm.client.notifications import PathDecided
+from opentsm.client.notifications import PathDecided, SpreadDecided
 from opentsm.engine.judge import Judge, Reading, Receiver
+from opentsm.engine.spreading import Spreading
 from opentsm.engine.steering import Decision
 from opentsm.protocol.actions import QualityReported
 from opentsm.protocol.states import Client, ClientDdt
-from opentsm.types import Path, PathMode
+from opentsm.types import NO_REDUNDANCY, Path, PathMode
 from opentsm.userplane.readings import reading
 
 if TYPE_CHECKING:
@@ -69,6 +71,9 @@ REPORT_EVERY: Final = 2
 _HEARD: Final = frozenset({ClientDdt.PROVING, ClientDdt.UP})
 
 
+_log: Final = logging.getLogger(__name__)
+
+
 class Monitor:
     """Probes, reports and judges for one connection.
 
@@ -91,6 +96,8 @@ class Monitor:
         self._trained: int | None = None
         self._turn = 0
         self._probed_for = (False, False)
+        self._spreading: Spreading | None = None
+        self._stale = 0
 
     def keepalive(self, path: Path, seconds: float) -> None:
         """The server's interval for this path. A DDT is probed by our own rule."""
@@ -108,6 +115,9 @@ class Monitor:
             self._judge = Judge(connection.path(auto[0])) if auto else None
         if (self._judge is not None, connection.bindings.any_media) != self._probed_for:
             self._probe_stream()
+            if not auto and self._spreading is not None:  # nobody is left for whom it was decided
+                self._spreading = Spreading()
+                connection.apply_redundancy(NO_REDUNDANCY)
         if connection.session.ddt_state in _HEARD:
             self._probe_datagram()
         busy = bool(auto) or connection.session.ddt_state in (*_HEARD, ClientDdt.SILENT)
@@ -128,6 +138,10 @@ class Monitor:
             self._connection.coding.path_gone()
         if self._judge is not None:
             self._judge.died(path)
+
+    def spread_automatically(self, automatic: bool) -> None:
+        """Whether mode AUTO may put media on several streams, or the application has a wish of its own."""
+        self._spreading = Spreading() if automatic else None
 
     def reported(self, event: QualityReported) -> None:
         """The server's word on what we send, and on where it now sends."""
@@ -214,6 +228,7 @@ class Monitor:
         if self._judge is not None:
             self._measure(self._judge, now)
             self._decide(self._judge, now)
+            self._spread(self._judge, now)
         self._connection.coding.tick(now)
         if self._judge is None and self._turn % REPORT_EVERY == 0:
             self._report(now)
@@ -240,6 +255,24 @@ class Monitor:
         if decision.moved:
             self._probe_datagram()
         self._report(now, decision)
+
+    def _spread(self, judge: Judge, now: float) -> None:
+        """Media on several streams, while there is no better way for it."""
+        if self._spreading is None:
+            return
+        connection = self._connection
+        stats = connection.tunnel_stats(Path.STREAM)
+        stale, self._stale = self._stale, 0 if stats is None else stats.tx_dropped
+        decision = self._spreading.decide(
+            now,
+            judge.scores(now)[0],
+            on_datagram=judge.path is Path.DATAGRAM and connection.session.ddt_state is ClientDdt.UP,
+            backed_up=self._stale > stale,
+        )
+        if decision.moved:
+            _log.info("%s", decision)
+            connection.apply_redundancy(decision.redundancy)
+            connection.hub.publish(SpreadDecided(decision))
 
     def _report(self, now: float, decision: Decision | None = None) -> None:
         reports = []

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Protocol
 
 from opentsm.engine.redundancy import Protection
+from opentsm.engine.spreading import SpreadDecision
 from opentsm.engine.steering import Decision
 from opentsm.protocol.actions import Configuration
-from opentsm.types import Flow, Path, Tsid
+from opentsm.types import Flow, Path, Redundancy, Tsid
 from opentsm.wire.messages import PathQuality
 
 NOTIFICATION_QUEUE: Final = 1024
@@ -156,6 +157,28 @@ class NetworkChanged(Notification):
 
 
 @dataclass(frozen=True, slots=True)
+class StreamsChanged(Notification):
+    """Media that goes by stream has another number of streams, or is spread over them in another way.
+
+    ``up`` counts those that carry media; ``reason`` is ``joined``, ``released``, ``switched``,
+    ``service-unavailable`` (the server does not offer redundancy), or why one was lost."""
+
+    kind: ClassVar[str] = "streams-changed"
+    redundancy: Redundancy
+    up: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NagleSet(Notification):
+    """The server's answer about Nagle's algorithm; ``granted``: both sides have it so now."""
+
+    kind: ClassVar[str] = "nagle-set"
+    on: bool
+    granted: bool
+
+
+@dataclass(frozen=True, slots=True)
 class QualityReported(Notification):
     """How the server receives what we send."""
 
@@ -195,6 +218,14 @@ class PathSwitched(Notification):
     path: Path
     reason: str
     decision: Decision | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SpreadDecided(Notification):
+    """Mode AUTO has put media that goes by stream on several streams, or on one again, and why."""
+
+    kind: ClassVar[str] = "spread-decided"
+    decision: SpreadDecision
 
 
 Callback = Callable[[Notification, Any], None]

@@ -10,10 +10,11 @@ from typing import Any, Final
 
 from opentsm.client.address import ServerAddress, parse_servers
 from opentsm.client.proxy import Proxy, parse_proxy
+from opentsm.client.streaming import StreamSettings, make_stream_settings
 from opentsm.errors import ConfigError
 from opentsm.limits import MAX_PASSWORD, MAX_SERVICES, MAX_TEXT
 from opentsm.protocol.client import ClientSettings
-from opentsm.types import AUTOMATIC, Coding, Service
+from opentsm.types import AUTOMATIC, Coding, Redundancy, Service
 from opentsm.wire.messages import AddressFamilies
 
 PemSource = str | bytes | FilePath
@@ -58,6 +59,7 @@ class ConnectSettings:
     pcap: str | None = None
     message_log: MessageLog | None = None
     coding: Coding = AUTOMATIC
+    streams: StreamSettings = field(default_factory=StreamSettings)
 
 
 def make_settings(
@@ -78,6 +80,8 @@ def make_settings(
     pcap: str | FilePath | None = None,
     message_log: MessageLog | None = None,
     proxy: str | Proxy | None = None,
+    redundancy: Redundancy | str | None = None,
+    congestion_control: str | None = None,
     software: str | None = None,
     coding: Coding | str = AUTOMATIC,
 ) -> ConnectSettings:
@@ -107,6 +111,7 @@ def make_settings(
         pcap=None if pcap is None else str(pcap),
         message_log=message_log,
         coding=_coding(coding),
+        streams=make_stream_settings(redundancy, congestion_control),
     )
 
 

@@ -10,11 +10,11 @@ import socket
 from collections import deque
 from collections.abc import Callable
 from ipaddress import IPv6Address
-from typing import Final
+from typing import Final, Protocol
 
 from opentsm.client.binding import Binding, Owner
 from opentsm.errors import TunnelClosedError
-from opentsm.types import Flow, Path, PathMode, SocketAddress
+from opentsm.types import Flow, Path, PathMode, Redundancy, SocketAddress
 
 SOL_TSM: Final = 0x7473
 """Level of our socket options: "ts", far from the system's numbers."""
@@ -28,9 +28,22 @@ SO_TSM_PATH: Final = 2
 SO_TSM_DROPPED: Final = 3
 """Option, to be read only: datagrams that came and were dropped because nobody read them."""
 
+SO_TSM_REDUNDANCY: Final = 4
+"""Option: media on several streams, a ``Redundancy`` (or its number, or its text: ``fan-out:2``). It holds
+for the whole tunnel, because the streams are the tunnel's."""
+
 RECEIVE_QUEUE: Final = 512
 """Datagrams that wait to be read: ten seconds of a call. When it is full the oldest goes, as it is the one
 that media needs least."""
+
+
+class Wide(Protocol):
+    """What a socket may set for its whole tunnel."""
+
+    @property
+    def redundancy(self) -> Redundancy: ...
+    def set_redundancy(self, redundancy: Redundancy | str | None) -> None: ...
+
 
 Bind = Callable[[str | None, int, bool | None, Owner], Binding]
 
@@ -47,11 +60,12 @@ class InnerSocket:
         dropped: datagrams dropped because the reader was RECEIVE_QUEUE behind.
     """
 
-    def __init__(self, bind: Bind, family: int = socket.AF_UNSPEC) -> None:
+    def __init__(self, bind: Bind, family: int = socket.AF_UNSPEC, wide: Wide | None = None) -> None:
         if family not in (socket.AF_UNSPEC, socket.AF_INET, socket.AF_INET6):
             raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
         self.dropped = 0
         self._bind = bind
+        self._wide = wide
         self._family = family
         self._mode = PathMode.STREAM
         self._binding: Binding | None = None
@@ -117,23 +131,29 @@ class InnerSocket:
 
     # -- options ----------------------------------------------------------------------------------------
 
-    def setsockopt(self, level: int, option: int, value: PathMode | int | str) -> None:
-        """Set SO_TSM_TRANSPORT, at any time, as often as one likes.
+    def setsockopt(self, level: int, option: int, value: PathMode | Redundancy | int | str) -> None:
+        """Set SO_TSM_TRANSPORT or SO_TSM_REDUNDANCY, at any time, as often as one likes.
 
         Raises:
             OSError: ENOPROTOOPT, no such option; EINVAL, no such value.
             TunnelClosedError: the socket is closed.
         """
-        if level != SOL_TSM or option != SO_TSM_TRANSPORT:
+        if level == SOL_TSM and option == SO_TSM_REDUNDANCY and self._wide is not None:
+            self._check_open()
+            self._wide.set_redundancy(_redundancy(value))
+        elif level == SOL_TSM and option == SO_TSM_TRANSPORT and not isinstance(value, Redundancy):
+            self.set_mode(_mode(value))
+        else:
             raise OSError(errno.ENOPROTOOPT, os.strerror(errno.ENOPROTOOPT))
-        self.set_mode(_mode(value))
 
     def getsockopt(self, level: int, option: int) -> int:
-        """SO_TSM_TRANSPORT gives the switch, SO_TSM_PATH the path in force, SO_TSM_DROPPED a count."""
+        """SO_TSM_TRANSPORT gives the switch, SO_TSM_PATH the path in force, SO_TSM_DROPPED a count,
+        SO_TSM_REDUNDANCY the number of the tunnel's redundancy."""
         readers: dict[int, Callable[[], int]] = {
             SO_TSM_TRANSPORT: lambda: self.mode,
             SO_TSM_PATH: lambda: self.path,
             SO_TSM_DROPPED: lambda: self.dropped,
+            SO_TSM_REDUNDANCY: lambda: 0 if self._wide is None else self._wide.redundancy.number,
         }
         if level != SOL_TSM or option not in readers:
             raise OSError(errno.ENOPROTOOPT, os.strerror(errno.ENOPROTOOPT))
@@ -275,3 +295,12 @@ def _mode(value: PathMode | int | str) -> PathMode:
         return PathMode[value.upper()] if isinstance(value, str) else PathMode(value)
     except (KeyError, ValueError):
         raise OSError(errno.EINVAL, f"{value!r}: stream, datagram or auto") from None
+
+
+def _redundancy(value: PathMode | Redundancy | int | str) -> Redundancy | str:
+    try:
+        if isinstance(value, str):
+            return value if value == "auto" else Redundancy.parse(value)
+        return value if isinstance(value, Redundancy) else Redundancy.from_number(value)
+    except ValueError as error:
+        raise OSError(errno.EINVAL, str(error)) from None

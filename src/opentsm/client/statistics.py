@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from opentsm.types import Path
+from opentsm.types import NO_REDUNDANCY, Path, Redundancy
 from opentsm.userplane._core import TunnelStats
 
 
@@ -44,6 +44,7 @@ class Statistics:
     Attributes:
         coding: redundancy, FEC and header compression: ``factor``, ``recovered``, ...
         (``UserPlane.coding_stats``).
+        further: streams beside the main one. redundancy: what media on streams is wished to be.
         session_drops: inner packets dropped by the user plane for this tunnel.
         control_drops: control messages dropped, by name.
     """
@@ -51,6 +52,8 @@ class Statistics:
     stream: PathStatistics
     datagram: PathStatistics
     coding: Mapping[str, int] = field(default_factory=dict)
+    further: tuple[PathStatistics, ...] = ()
+    redundancy: Redundancy = NO_REDUNDANCY
     session_drops: Mapping[str, int] = field(default_factory=dict)
     control_drops: Mapping[str, int] = field(default_factory=dict)
 

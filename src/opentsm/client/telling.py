@@ -41,6 +41,10 @@ def told(event: a.SessionEvent, bindings: Bindings) -> n.Notification | None:
             return n.DdtDisabled(owners, event.reason) if owners else None
         case a.PairMissing():
             return n.PairMissing()
+        case a.StreamsChanged():
+            return n.StreamsChanged(event.redundancy, event.up, event.reason)
+        case a.NagleSet():
+            return n.NagleSet(event.on, event.granted)
         case a.QualityReported():
             return n.QualityReported(event.reports)
         case _:

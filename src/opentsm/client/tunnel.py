@@ -32,10 +32,22 @@ from opentsm.client.settings import ConnectSettings, MessageLog, PemSource, make
 from opentsm.client.sockets import InnerSocket
 from opentsm.client.statistics import Statistics
 from opentsm.client.stream_sockets import InnerStreamSocket
+from opentsm.client.streaming import check_media_age, parse_redundancy
 from opentsm.client.tun import TunDevice
 from opentsm.errors import RefusedError, TunnelClosedError
 from opentsm.protocol.actions import Configuration
-from opentsm.types import AUTOMATIC, Code, Coding, IpAddress, Path, PathMode, Service, SocketAddress, Tsid
+from opentsm.types import (
+    AUTOMATIC,
+    Code,
+    Coding,
+    IpAddress,
+    Path,
+    PathMode,
+    Redundancy,
+    Service,
+    SocketAddress,
+    Tsid,
+)
 from opentsm.userplane.plane import Plane
 from opentsm.userplane.tcp import BACKLOG
 from opentsm.wire.messages import AddressFamilies
@@ -194,7 +206,7 @@ class Tunnel:
             return InnerStreamSocket(self._connection.tcp, family)
         if type != SocketKind.SOCK_DGRAM:
             raise OSError(errno.EPROTONOSUPPORT, "only SOCK_DGRAM and SOCK_STREAM")
-        return InnerSocket(self._bind, family)
+        return InnerSocket(self._bind, family, self)
 
     # -- inner TCP --------------------------------------------------------------------------------------
 
@@ -314,6 +326,40 @@ class Tunnel:
         is made at once beside the one there is, and address, sockets and calls stay. On Linux changes are
         noticed without it."""
         self._connection.network_changed()
+
+    def set_redundancy(self, redundancy: Redundancy | str | None) -> None:
+        """Have media that goes by stream on several streams: ``fan-out:2``, ``load-balance:3``, ``off``; or
+        leave it to mode auto (None, ``auto``). StreamsChanged tells what came of it.
+
+        Raises:
+            ConfigError: there is no such thing.
+        """
+        self._connection.set_redundancy(parse_redundancy(redundancy))
+
+    @property
+    def redundancy(self) -> Redundancy:
+        """What media on streams is wished to be at this moment, whoever wished it."""
+        return self._connection.session.streams.wish
+
+    @property
+    def streams(self) -> int:
+        """Streams that carry media at this moment, the main one counted while there is one."""
+        session = self._connection.session
+        return int(self._connection.tunnel(Path.STREAM) is not None) + session.streams.up
+
+    def set_media_age(self, seconds: float) -> None:
+        """The age at which media that waits on a stream that is backed up is dropped, oldest first; 0.25 at
+        first.
+
+        Raises:
+            ConfigError: not within 0.02 and 10 s.
+        """
+        self._connection.set_media_age(check_media_age(seconds))
+
+    def set_nagle(self, on: bool) -> None:
+        """Ask for Nagle's algorithm on the streams (fewer, fuller segments for signalling; later media), or
+        for none, as it is at first. Service nagle; NagleSet has the server's answer."""
+        self._connection.set_nagle(on)
 
     # -- notifications ------------------------------------------------------------------------------------
 
@@ -444,6 +490,8 @@ def connect(
     message_log: MessageLog | None = None,
     plane: Plane | None = None,
     proxy: str | Proxy | None = None,
+    redundancy: Redundancy | str | None = None,
+    congestion_control: str | None = None,
     tun: TunDevice | None = None,
     coding: Coding | str = AUTOMATIC,
 ) -> Connecting:
@@ -470,6 +518,9 @@ def connect(
             the event loop.
         proxy: ``http://HOST:PORT`` (CONNECT) or ``socks5://HOST:PORT``, with ``USER:PASSWORD@`` if needed.
         coding: redundancy, FEC and header compression: see ``Tunnel.set_coding``.
+        redundancy: media on several streams, where the server offers it: ``fan-out:2`` (a copy by each),
+            ``load-balance:2`` (in turn), ``off``; None (``auto``): fan-out while mode auto finds it late.
+        congestion_control: of the streams (``bbr``, ``cubic``, ...); None: the kernel's default.
         tun: carry the packets of this TUN device (the tunnel's own sockets then hear nothing).
 
     Raises:
@@ -494,6 +545,8 @@ def connect(
         pcap=pcap,
         message_log=message_log,
         proxy=proxy,
+        redundancy=redundancy,
+        congestion_control=congestion_control,
         software=f"opentsm/{__version__}",
         coding=coding,
     )

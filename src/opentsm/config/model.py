@@ -210,6 +210,7 @@ class Port:
     port: int
     transport: Transport
     tls_profile: TlsProfile | None = None
+    congestion_control: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -282,6 +283,7 @@ class Interface:
     max_tunnels: int = 0
     assigned_services: frozenset[Service] = frozenset()
     nagle: bool = True
+    media_age: float = 0.25
     control_log: bool = False
     plain_transports: bool = False
 

@@ -460,6 +460,15 @@ PORT: Final = ObjectType(
             "Certificates of a `tls` port, and of no other: a "
             "datagram tunnel is keyed from its client's TLS session.",
         ),
+        Field(
+            "congestion-control",
+            kinds.text("a name such as bbr or cubic", r"[a-z][a-z0-9_]{0,14}", or_empty=True),
+            "TCP congestion control of its streams. Empty: the kernel's default. Without privileges only "
+            "those of net.ipv4.tcp_allowed_congestion_control can be had; a refusal is logged, and the "
+            "default stays.",
+            default="",
+            effect=Effect.RESTART,
+        ),
     ),
     presence=Effect.RESTART,
 )
@@ -618,6 +627,12 @@ INTERFACE: Final = ObjectType(
             "once.",
             default="enabled",
             attr="nagle",
+        ),
+        Field(
+            "media-age",
+            kinds.duration(0.02, 10.0, or_zero=False),
+            "Media that has waited so long on a stream that is backed up is dropped, oldest first.",
+            default="250 ms",
         ),
         Field(
             "control-log",

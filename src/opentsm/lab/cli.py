@@ -331,6 +331,43 @@ def _welcome(lab: Lab) -> str:
 
 
 @app.command()
+def streams(
+    variant: Annotated[
+        list[str] | None, typer.Option(help="off, fan-out:N, load-balance:N; repeatable. Default: five.")
+    ] = None,
+    congestion: Annotated[
+        list[str] | None, typer.Option(help="Congestion control; repeatable. Default: the kernel's.")
+    ] = None,
+    calls: Annotated[int, typer.Option(min=1, max=100, help="Calls, each with a tunnel of its own.")] = 8,
+    seconds: Annotated[float, typer.Option(min=1.0)] = 60.0,
+    rtt: Annotated[float, typer.Option(help="Round trip of the WAN, milliseconds.")] = 120.0,
+    loss: Annotated[float, typer.Option(help="Per cent of packets lost in each direction.")] = 2.0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same losses.")] = 7,
+) -> None:
+    """Media where UDP is blocked: over one stream, and over several of one client (service redundancy).
+
+    \b
+    Examples:
+      opentsm lab streams
+      opentsm lab streams --variant off --variant fan-out:2 --congestion bbr --congestion cubic
+    """
+    from opentsm.lab import streams as bench  # the server and the client are not needed by other commands
+
+    with _plain_errors():
+        ensure_privileges()
+        network = bench.Network(rtt / 1e3, loss / 100.0, seed)
+        outcomes = []
+        for control in congestion or [""]:
+            for one in variant or bench.VARIANTS:
+                typer.echo(f"  {one} {control}".rstrip(), err=True)
+                outcomes.append(
+                    bench.measure(one, network=network, calls=calls, seconds=seconds, congestion=control)
+                )
+        typer.echo(bench.table(outcomes))
+        typer.echo(f"in time = within {bench.PLAYOUT * 1e3:.0f} ms of the fastest packet of its call")
+
+
+@app.command()
 def demo(
     factor: Annotated[float, typer.Option(min=0.2, help="How long the calls last beside the usual.")] = 1.0,
     seed: Annotated[int, typer.Option(help="The same seed gives the network the same losses.")] = 7,

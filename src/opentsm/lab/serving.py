@@ -66,6 +66,7 @@ PORT = """
 address = "{address}"
 port = {port}
 transport-protocol = "{transport}"
+congestion-control = "{congestion}"
 {profile}
 """
 
@@ -84,6 +85,7 @@ class Shape:
     store: bool = True
     core: str = "tun"
     address: str = ""
+    congestion: str = ""
 
     def text(self, folder: Path) -> str:
         profile = 'tls-profile = "main"' if self.transport == "tls" else ""
@@ -105,7 +107,14 @@ class Shape:
             ),
         ]
         parts += [
-            PORT.format(name=name, address=address, port=self.port, transport=self.transport, profile=profile)
+            PORT.format(
+                name=name,
+                address=address,
+                port=self.port,
+                transport=self.transport,
+                profile=profile,
+                congestion=self.congestion,
+            )
             for name, address in addresses.items()
         ]
         return "\n".join(parts)

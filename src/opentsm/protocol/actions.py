@@ -11,7 +11,18 @@ import enum
 from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, IPv6Interface
 
-from opentsm.types import Code, Coding, Flow, IpAddress, Path, Service, ServiceAction, Tsid
+from opentsm.types import (
+    Code,
+    Coding,
+    Flow,
+    IpAddress,
+    Path,
+    Redundancy,
+    Service,
+    ServiceAction,
+    Spread,
+    Tsid,
+)
 from opentsm.wire.messages import AddressFamilies, Message, PathDecision, PathQuality
 
 
@@ -165,6 +176,28 @@ class PairMissing:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamsChanged:
+    """Media has another number of streams, or is spread over them in another way (client and server).
+
+    Args:
+        redundancy: what is wished. up: streams that carry media, the main one counted while there is one.
+        reason: ``joined``, ``released``, ``service-unavailable``, or why a stream was lost.
+    """
+
+    redundancy: Redundancy
+    up: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NagleSet:
+    """Client: the server's answer about Nagle's algorithm. ``granted``: both sides have it so."""
+
+    on: bool
+    granted: bool
+
+
+@dataclass(frozen=True, slots=True)
 class KeepaliveInterval:
     """Client: probe this path at this interval (seconds, 0 = do not)."""
 
@@ -223,6 +256,8 @@ SessionEvent = (
     | DdtUp
     | DdtDown
     | PairMissing
+    | StreamsChanged
+    | NagleSet
     | KeepaliveInterval
     | QualityReported
     | MediaMoved
@@ -323,6 +358,74 @@ class AttachDatagram:
 
 
 @dataclass(frozen=True, slots=True)
+class SendExtra:
+    """Encode and queue this message on the further stream of this TSID (``send_control``)."""
+
+    tsid: Tsid
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class OpenExtra:
+    """Client: connect one more stream to the same server.
+
+    Ends in ``streams.ready(tsid)`` or ``streams.lost(tsid)``."""
+
+    tsid: Tsid
+
+
+@dataclass(frozen=True, slots=True)
+class ReserveExtra:
+    """Server: a new stream whose first message has this TSID and a join proof is this session's."""
+
+    tsid: Tsid
+
+
+@dataclass(frozen=True, slots=True)
+class UnreserveExtra:
+    """Server: no longer."""
+
+    tsid: Tsid
+
+
+@dataclass(frozen=True, slots=True)
+class AttachExtra:
+    """Media of the session is taken from this further stream (``attach_extra``)."""
+
+    tsid: Tsid
+
+
+@dataclass(frozen=True, slots=True)
+class UseExtra:
+    """Our media goes by this further stream too, or no longer (``use_extra``)."""
+
+    tsid: Tsid
+    used: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CloseExtra:
+    """Close this further stream, also one that is still being opened; nothing to do if there is none."""
+
+    tsid: Tsid
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetSpread:
+    """What becomes of media that goes by stream (``set_spread``)."""
+
+    spread: Spread
+
+
+@dataclass(frozen=True, slots=True)
+class SetNagle:
+    """Nagle's algorithm on all streams of the session (``set_nagle``)."""
+
+    on: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Steer:
     """Set one row of the steering table (``steer``, media=True)."""
 
@@ -400,6 +503,15 @@ Action = (
     | UnreserveDatagram
     | OpenDatagram
     | AttachDatagram
+    | SendExtra
+    | OpenExtra
+    | ReserveExtra
+    | UnreserveExtra
+    | AttachExtra
+    | UseExtra
+    | CloseExtra
+    | SetSpread
+    | SetNagle
     | Steer
     | Unsteer
     | SetCoding

@@ -36,11 +36,13 @@ from opentsm.protocol.actions import (
     Deadline,
     KeepaliveInterval,
     Lease,
+    NagleSet,
     OpenSession,
     QualityReported,
     Reconnect,
     Resumed,
     SessionClosed,
+    SetNagle,
     StreamLost,
     Terminated,
     TunnelUp,
@@ -48,11 +50,30 @@ from opentsm.protocol.actions import (
 from opentsm.protocol.client_coding import ClientCoding
 from opentsm.protocol.client_ddt import DDT_TIMERS, ClientDatagram
 from opentsm.protocol.client_flows import Batch
-from opentsm.protocol.client_requests import AskedCoding, AskedConfiguration, AskedRelease, StreamRequests
+from opentsm.protocol.client_requests import (
+    AskedCoding,
+    AskedConfiguration,
+    AskedNagle,
+    AskedRedundancy,
+    AskedRelease,
+    StreamRequests,
+)
+from opentsm.protocol.client_streams import ClientStreams, owns_timer
 from opentsm.protocol.core import Core, Machine, Rule, Rules, code_label
 from opentsm.protocol.resume import resume_proof
 from opentsm.protocol.states import CLIENT, Client, ClientDdt, ClientInput
-from opentsm.types import UNASSIGNED_TSID, Code, Coding, Flow, Path, PathMode, Service, ServiceAction, Tsid
+from opentsm.types import (
+    UNASSIGNED_TSID,
+    Code,
+    Coding,
+    Flow,
+    Path,
+    PathMode,
+    Redundancy,
+    Service,
+    ServiceAction,
+    Tsid,
+)
 from opentsm.wire import messages as m
 
 RELEASE_TIMEOUT: Final = 2.0
@@ -132,6 +153,8 @@ class ClientSession:
         self._requests = StreamRequests(self._core)
         self._ddt = ClientDatagram(self._core, self._requests)
         self.coding = ClientCoding(self._core, self._requests)
+        self.streams = ClientStreams(self._core, self._requests)
+        self._nagle: bool | None = None
         self._configuration: Configuration | None = None
         self._secret: bytes | None = None
         self._binding = b""
@@ -253,6 +276,8 @@ class ClientSession:
         while (timer := self._core.pop_due(now)) is not None:
             if timer in DDT_TIMERS:
                 self._ddt.timer(timer, now)
+            elif owns_timer(timer):
+                self.streams.timer(timer, now)
             else:
                 self._machine.step(ClientInput.NO_ANSWER, now, Terminated("no-answer"))
 
@@ -288,6 +313,20 @@ class ClientSession:
         """Have a DDT (or not) whether or not a flow wants it yet."""
         if self.state is not Client.CLOSED:
             self._ddt.wish(None, PathMode.DATAGRAM if wanted else None, now)
+
+    def set_redundancy(self, redundancy: Redundancy, now: float) -> None:
+        """Have media on several streams, or (NO_REDUNDANCY) on the main one only."""
+        if self.state is not Client.CLOSED:
+            self.streams.wished(redundancy, now)
+
+    def set_nagle(self, on: bool, now: float) -> None:
+        """Have Nagle's algorithm on this session's streams, on both sides; NagleSet tells the outcome."""
+        self._nagle = on
+        self._ask_nagle(now)
+
+    def _ask_nagle(self, now: float) -> None:
+        if self._nagle is not None and self._requests.ready:
+            self._requests.ask_nagle(self._nagle, now)
 
     def send_quality(
         self,
@@ -337,9 +376,19 @@ class ClientSession:
             self._ddt.service_answered(asked, message, now)
         elif isinstance(asked, AskedCoding):
             self.coding.answered(asked, message.code, now)
+        elif isinstance(asked, AskedRedundancy):
+            self.streams.answered(asked, message, now)
+        elif isinstance(asked, AskedNagle):
+            self._nagle_answered(asked, message.code)
         else:
             self.counts["unexpected-response"] += 1
         self.coding.settle(now)
+
+    def _nagle_answered(self, asked: AskedNagle, code: Code | int) -> None:
+        granted = code == Code.SUCCESS
+        if granted:
+            self._core.emit(SetNagle(asked.on))
+        self._core.notify(NagleSet(asked.on, granted))
 
     def _on_service_asked(self, path: Path, message: m.ServiceRequest, now: float) -> None:
         known = message.service == Service.DDT and message.action == ServiceAction.PAIR_MISSING
@@ -400,6 +449,11 @@ class ClientSession:
             self._ddt.service_answered(asked, failed, now)
         elif isinstance(asked, AskedCoding):
             self.coding.answered(asked, Code.UNKNOWN_TYPE, now)
+        elif isinstance(asked, AskedRedundancy):
+            unknown = m.ServiceResponse(tsid=message.tsid, sequence=message.sequence, code=Code.UNKNOWN_TYPE)
+            self.streams.answered(asked, unknown, now)
+        elif isinstance(asked, AskedNagle):
+            self._nagle_answered(asked, Code.UNKNOWN_TYPE)
         elif isinstance(asked, AskedConfiguration):
             self._machine.step(ClientInput.REFUSED, now, _refusal(message.code, message.text, None))
         elif isinstance(asked, AskedRelease) and asked.tunnel_id is not None:
@@ -456,14 +510,15 @@ class ClientSession:
         self._moving = False
         self.coding.reset()
         self._ddt.addresses = addresses
+        self.streams.reset("new-tunnel", now)
+        self._ddt.addresses = self.streams.addresses = addresses
         if before is None or changed:
             self._core.emit(OpenSession(addresses))
             self._ddt.flows.forget_rows()
         self._core.emit(AttachStream(configuration.tsid, fresh=True))
         self._core.notify(TunnelUp(configuration, changed))
         self._core.notify(KeepaliveInterval(Path.STREAM, configuration.keepalive))
-        self._ddt.stream_up(now)
-        self.coding.stream_up(configuration.services, now)
+        self._stream_up(now)
 
     def _do_resumed(self, now: float, cause: tuple[AskedConfiguration, m.ConfigurationResponse]) -> None:
         asked, message = cause
@@ -475,14 +530,22 @@ class ClientSession:
         restarted = configuration.epoch != before.epoch
         if restarted:  # it kept our addresses; of flows and DDT it knows nothing
             self._ddt.reset("server-restarted", now)
+            self.streams.reset("server-restarted", now)
         self._core.emit(AttachStream(configuration.tsid, fresh=restarted))
         self._core.notify(Resumed(configuration))
         self._core.notify(KeepaliveInterval(Path.STREAM, configuration.keepalive))
         if self._moving:
             self._moving = False
             self._ddt.moved(now)
+            self.streams.moved(now)
+        self._stream_up(now)
+
+    def _stream_up(self, now: float) -> None:
         self._ddt.stream_up(now)
-        self.coding.stream_up(configuration.services, now)
+        if self._configuration is not None:
+            self.coding.stream_up(self._configuration.services, now)
+        self.streams.stream_up(now)
+        self._ask_nagle(now)
 
     def _adopt(self, message: m.ConfigurationResponse, now: float) -> Configuration:
         self._active_since = now
@@ -540,6 +603,7 @@ class ClientSession:
         lost = self._requests.down()
         self._ddt.stream_lost(lost, now)
         self.coding.stream_lost(lost)
+        self.streams.stream_lost(lost, now)
         self._do_reconnect(now, cause)
 
     def _do_reconnect(self, now: float, cause: Terminated) -> None:
@@ -574,6 +638,7 @@ class ClientSession:
         self._requests.down()
         self._ddt.reset(cause.reason, now)
         self.coding.reset()
+        self.streams.reset(cause.reason, now)
         self._core.disarm_all()
         self._core.emit(CloseTunnel(Path.STREAM, cause.reason))
         self._core.notify(cause)

@@ -196,7 +196,7 @@ class ClientDatagram:
     def stream_lost(self, lost: list[Asked], now: float) -> None:
         self.flows.lost(asked for asked in lost if isinstance(asked, Batch))
         for asked in lost:
-            if isinstance(asked, AskedRelease) and asked.tunnel_id is not None:
+            if isinstance(asked, AskedRelease) and asked.tunnel_id is not None and not asked.further:
                 self._gone = asked.tunnel_id
         self._feed(ClientDdtInput.STREAM_LOST, now, "stream-lost")
 

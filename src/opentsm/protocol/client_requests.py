@@ -8,7 +8,16 @@ from typing import Final
 from opentsm.limits import MAX_OUTSTANDING_REQUESTS, REQUEST_TIMEOUT_STREAM, RESUME_ANSWER
 from opentsm.protocol.client_flows import Batch
 from opentsm.protocol.core import Core, Outstanding
-from opentsm.types import UNASSIGNED_TSID, Coding, Path, Service, ServiceAction, Tsid
+from opentsm.types import (
+    NO_REDUNDANCY,
+    UNASSIGNED_TSID,
+    Coding,
+    Path,
+    Redundancy,
+    Service,
+    ServiceAction,
+    Tsid,
+)
 from opentsm.wire.messages import ReleaseRequest, ServiceRequest
 
 ANSWER_TIMER: Final = "answer"
@@ -21,7 +30,10 @@ class AskedConfiguration:
 
 @dataclass(frozen=True, slots=True)
 class AskedRelease:
+    """``tunnel_id``: what is given back; None: the session. ``further``: a stream, and not the DDT."""
+
     tunnel_id: Tsid | None
+    further: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +45,20 @@ class AskedCoding:
     coding: Coding
 
 
-Asked = AskedConfiguration | AskedRelease | AskedCoding | Batch
+@dataclass(frozen=True, slots=True)
+class AskedRedundancy:
+    """``slot``: which further stream the answer is for; None: only the wish is told."""
+
+    redundancy: Redundancy
+    slot: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AskedNagle:
+    on: bool
+
+
+Asked = AskedConfiguration | AskedRelease | AskedCoding | AskedRedundancy | AskedNagle | Batch
 
 
 class StreamRequests:
@@ -78,10 +103,32 @@ class StreamRequests:
         self._core.send(Path.STREAM, message)
         self.add(message.sequence, asked, now)
 
-    def ask_release(self, tunnel_id: Tsid | None, now: float) -> None:
+    def ask_redundancy(self, asked: AskedRedundancy, now: float) -> None:
+        off = asked.redundancy == NO_REDUNDANCY
+        message = ServiceRequest(
+            tsid=self.tsid,
+            sequence=self._core.next_sequence(),
+            service=Service.REDUNDANCY,
+            action=ServiceAction.DISABLE if off else ServiceAction.ENABLE,
+            redundancy=None if off else asked.redundancy,
+        )
+        self._core.send(Path.STREAM, message)
+        self.add(message.sequence, asked, now)
+
+    def ask_nagle(self, on: bool, now: float) -> None:
+        message = ServiceRequest(
+            tsid=self.tsid,
+            sequence=self._core.next_sequence(),
+            service=Service.NAGLE,
+            action=ServiceAction.ENABLE if on else ServiceAction.DISABLE,
+        )
+        self._core.send(Path.STREAM, message)
+        self.add(message.sequence, AskedNagle(on), now)
+
+    def ask_release(self, tunnel_id: Tsid | None, now: float, *, further: bool = False) -> None:
         sequence = self._core.next_sequence()
         self._core.send(Path.STREAM, ReleaseRequest(tsid=self.tsid, sequence=sequence, tunnel_id=tunnel_id))
-        self.add(sequence, AskedRelease(tunnel_id), now)
+        self.add(sequence, AskedRelease(tunnel_id, further), now)
 
     def add(self, sequence: int, asked: Asked, now: float) -> None:
         self._outstanding.add(sequence, asked, now)

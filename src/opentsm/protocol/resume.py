@@ -1,4 +1,4 @@
-"""Resume proofs: pure functions of docs/protocol.md, "Keys".
+"""Resume and join proofs: pure functions of docs/protocol.md, "Keys".
 
 A proof shows that its maker holds the session's resume secret, for one TSID and on one TLS connection
 only: it is worth nothing on any other.
@@ -18,6 +18,7 @@ from opentsm.types import Tsid
 
 _LABEL: Final = b"resume"
 _SECRET_LABEL: Final = b"resume-secret"
+_JOIN_LABEL: Final = b"join"
 NO_BINDING: Final = bytes(32)
 """The binding of a plain TCP tunnel, which has no TLS session to be bound to."""
 
@@ -31,6 +32,22 @@ def resume_proof(secret: bytes, tsid: Tsid, binding: bytes) -> bytes:
         binding: the new connection's 32-byte resume binding (zeros on plain TCP).
     """
     return hmac.digest(secret, _LABEL + tsid.to_bytes(8, "big") + binding, hashlib.sha256)
+
+
+def join_proof(secret: bytes, tsid: Tsid, binding: bytes) -> bytes:
+    """HMAC-SHA256(secret, "join" || TSID as 8 bytes || binding of the new connection).
+
+    Args:
+        secret: the 32-byte secret that came with the reservation, over the session's own stream.
+        tsid: the TSID that was reserved.
+        binding: the new connection's 32-byte resume binding (zeros on plain TCP).
+    """
+    return hmac.digest(secret, _JOIN_LABEL + tsid.to_bytes(8, "big") + binding, hashlib.sha256)
+
+
+def join_holds(proof: bytes, secret: bytes, tsid: Tsid, binding: bytes) -> bool:
+    """Whether the join proof was made from this secret; takes the same time whatever is wrong with it."""
+    return hmac.compare_digest(proof, join_proof(secret, tsid, binding))
 
 
 def proof_holds(proof: bytes, secret: bytes, tsid: Tsid, binding: bytes) -> bool:

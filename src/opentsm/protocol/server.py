@@ -14,7 +14,9 @@ Resume, for the owner. Each new stream gets a new half in WAITING. When its firs
    make the new tunnel that session's stream (from here on events of its older stream are dropped, the
    user plane closes it as ``replaced`` when AttachStream is carried out), call ``session.resume(...)``, and
    drop the new half without a word: it has done nothing yet.
-3. Else give the message to the new half, which answers ``resume-refused`` and waits for a fresh request.
+3. Likewise a first message with a join proof (``server_streams.peek_join``): the session that has reserved
+   its TSID, ``session.verify_join``, then ``session.join(...)``; the stream is one more of that session.
+4. Else give the message to the new half, which answers ``resume-refused`` and waits for a fresh request.
 """
 
 from __future__ import annotations
@@ -42,6 +44,7 @@ from opentsm.protocol.actions import (
     Resumed,
     ServiceAsked,
     SessionClosed,
+    SetNagle,
     StreamLost,
     Terminated,
 )
@@ -57,6 +60,7 @@ from opentsm.protocol.server_answers import (
 )
 from opentsm.protocol.server_coding import ServerCoding, is_coding
 from opentsm.protocol.server_ddt import DDT_TIMERS, ServerDatagram
+from opentsm.protocol.server_streams import ServerStreams, owns_timer
 from opentsm.protocol.states import SERVER, Server, ServerDdt, ServerInput
 from opentsm.types import UNASSIGNED_TSID, Code, IpAddress, Path, Service, ServiceAction, SocketAddress, Tsid
 from opentsm.wire import messages as m
@@ -189,6 +193,9 @@ class ServerSession:
         self._machine = Machine[Server, ServerInput](SERVER, Server.WAITING, self)
         self._ddt = ServerDatagram(self._core, new_tsid=entropy.tsid, warn=self._warn_pair_missing)
         self.coding = ServerCoding(self._core)
+        self.streams = ServerStreams(
+            self._core, new_tsid=entropy.tsid, new_secret=lambda tsid: entropy.secret(tsid, 0)
+        )
         self._outstanding: Outstanding[str] = Outstanding(SERVER_REQUESTS)
         self._request: m.ConfigurationRequest | None = None
         self._tsid: Tsid | None = None
@@ -341,6 +348,8 @@ class ServerSession:
         while (timer := self._core.pop_due(now)) is not None:
             if timer in DDT_TIMERS:
                 self._ddt.timer(timer, now)
+            elif owns_timer(timer):
+                self.streams.timer(timer, now)
             else:
                 self._machine.step(ServerInput.TIMER, now, Terminated(_TIMER_REASONS[timer]))
 
@@ -414,6 +423,35 @@ class ServerSession:
             if proof is not None and proof_holds(proof, secret, self._tsid, binding):
                 return generation
         return None
+
+    # -- inputs: further streams ------------------------------------------------------------------------
+
+    def verify_join(self, message: m.Message, binding: bytes) -> bool:
+        """Whether this first message, on a new stream with this resume binding, makes that stream a further
+        one of this session. Changes nothing."""
+        return self.state in _LIVE and self.streams.verify(message, binding)
+
+    def join(self, message: m.Message, now: float) -> None:
+        """Take the new stream, whose tunnel the owner now knows by the message's TSID.
+
+        Raises:
+            LocalProtocolError: the session or the reservation is gone; ``verify_join`` was not asked.
+        """
+        if self.state not in _LIVE or message.tsid not in self.streams.states:
+            raise LocalProtocolError("join() needs verify_join() to hold first")
+        self.streams.join(message, now, self._further_configuration(message))
+
+    def _further_configuration(self, message: m.Message) -> m.ConfigurationResponse:
+        lease = self._lease or Lease()
+        return m.ConfigurationResponse(
+            tsid=message.tsid,
+            sequence=message.sequence,
+            code=Code.SUCCESS,
+            inner_ipv4=lease.ipv4,
+            inner_ipv6=lease.ipv6,
+            keepalive_ms=milliseconds(self._settings.keepalive),
+            inner_mtu=self._settings.inner_mtu,
+        )
 
     # -- inputs: the server -------------------------------------------------------------------------------
 
@@ -491,12 +529,19 @@ class ServerSession:
 
     def _on_service_asked(self, path: Path, message: m.ServiceRequest, now: float) -> None:
         code = self._judge(message)
-        changes = message.service is Service.DDT and message.action != ServiceAction.QUERY
-        if code is Code.SUCCESS and changes:
-            code = self._ddt.asked(message, now)
-        elif code is Code.SUCCESS and is_coding(message):
-            code = self.coding.asked(message)
-        self._core.send(path, self._service_answered(message, code))
+        named: tuple[Tsid | None, bytes | None] = (None, None)
+        if code is Code.SUCCESS and message.action != ServiceAction.QUERY:
+            if message.service is Service.DDT:
+                code = self._ddt.asked(message, now)
+                named = (self._ddt.tsid if message.action == ServiceAction.ENABLE else None, None)
+            elif is_coding(message):
+                code = self.coding.asked(message)
+            elif message.service is Service.REDUNDANCY:
+                code, tsid, secret = self.streams.asked(message, now)
+                named = (tsid, secret)
+            elif message.service is Service.NAGLE:
+                self._core.emit(SetNagle(message.action == ServiceAction.ENABLE))
+        self._core.send(path, self._service_answered(message, code, *named))
         if code is Code.SUCCESS:
             asked = ServiceAsked(Service(message.service), ServiceAction(message.action), message.flows)
             self._core.notify(asked)
@@ -511,11 +556,13 @@ class ServerSession:
             return Code.NOT_ALLOWED
         return Code.SUCCESS if message.service in self._settings.services else Code.SERVICE_UNAVAILABLE
 
-    def _service_answered(self, message: m.ServiceRequest, code: Code) -> m.ServiceResponse:
-        ddt = code is Code.SUCCESS and message.service is Service.DDT
-        named = ddt and message.action == ServiceAction.ENABLE
+    def _service_answered(
+        self, message: m.ServiceRequest, code: Code, tsid: Tsid | None, secret: bytes | None
+    ) -> m.ServiceResponse:
         offered = self._offered if message.action == ServiceAction.QUERY else ()
-        return service_answer(message, code, tunnel_id=self._ddt.tsid if named else None, offered=offered)
+        if code is not Code.SUCCESS:
+            tsid = secret = None
+        return service_answer(message, code, tunnel_id=tsid, join_secret=secret, offered=offered)
 
     def _on_release_asked(self, path: Path, message: m.ReleaseRequest, now: float) -> None:
         answer = m.ReleaseResponse(
@@ -527,6 +574,8 @@ class ServerSession:
             return
         if message.tunnel_id == self._ddt.tsid:
             self._ddt.released(now)
+        else:
+            self.streams.released(message.tunnel_id, now)
         self._core.send(path, answer)
 
     def _on_ddt_release_asked(self, path: Path, message: m.ReleaseRequest, now: float) -> None:
@@ -660,6 +709,7 @@ class ServerSession:
         event = self._ending or (cause.as_event() if isinstance(cause, Refusal) else cause)
         self._request = None
         self._ddt.reset(event.reason, now)
+        self.streams.reset(event.reason, now)
         self._core.disarm_all()
         self._core.emit(CloseTunnel(Path.STREAM, event.reason))
         if self._lease is not None:

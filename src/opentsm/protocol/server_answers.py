@@ -64,6 +64,7 @@ def service_answer(
     code: Code,
     *,
     tunnel_id: Tsid | None = None,
+    join_secret: bytes | None = None,
     offered: tuple[Service, ...] = (),
 ) -> m.ServiceResponse:
     return m.ServiceResponse(
@@ -72,5 +73,6 @@ def service_answer(
         code=code,
         service=request.service,
         tunnel_id=tunnel_id,
+        join_secret=join_secret,
         offered_services=offered,
     )

@@ -1,12 +1,12 @@
-"""The four state machines of a session as tables, and the function that draws them.
+"""The state machines of a session as tables, and the function that draws them.
 
 A table maps (state, input) to a Row: the next state and the name of the handler that the session
 runs after the state has changed (empty: nothing to do). Every pair that is not written down is
 deliberately ignored: ``complete`` fills it with IGNORED, so that a look-up cannot miss. A handler may
 feed further inputs; the table is the only place where a state changes.
 
-Which input a message or a timer becomes is decided in client.py, client_ddt.py, server.py and
-server_ddt.py; nothing here knows about messages, time or sockets.
+Which input a message or a timer becomes is decided in client.py, client_ddt.py, client_streams.py and their
+siblings of the server; nothing here knows about messages, time or sockets.
 """
 
 from __future__ import annotations
@@ -321,11 +321,116 @@ def _server_ddt_rows() -> dict[tuple[ServerDdt, ServerDdtInput], Row]:
 
 SERVER_DDT: Final = complete(ServerDdt, ServerDdtInput, _server_ddt_rows())
 
+
+class ClientStream(enum.Enum):
+    """A stream beside the main one, as its client sees it."""
+
+    ABSENT = "absent"
+    REQUESTED = "requested"
+    OPENING = "opening"
+    CONFIGURING = "configuring"
+    UP = "up"
+    RELEASING = "releasing"
+    WAITING = "waiting"
+    UNAVAILABLE = "unavailable"
+
+
+class ClientStreamInput(enum.Enum):
+    WANTED = "wanted"
+    UNWANTED = "no longer wanted"
+    RESERVED = "stream reserved"
+    SERVICE_UNAVAILABLE = "service unavailable"
+    REFUSED = "request refused"
+    READY = "stream ready"
+    GRANTED = "configuration granted"
+    DENIED = "configuration denied"
+    TIMER = "timer"
+    LOST = "stream lost"
+    SERVER_RELEASED = "release request"
+    RELEASED = "release answered"
+    MAIN_LOST = "main stream lost"
+    RESET = "new tunnel, or the end"
+
+
+def _client_stream_rows() -> dict[tuple[ClientStream, ClientStreamInput], Row]:
+    s, i = ClientStream, ClientStreamInput
+    rows = {
+        (s.ABSENT, i.WANTED): Row(s.REQUESTED, "request"),
+        (s.REQUESTED, i.RESERVED): Row(s.OPENING, "open"),
+        (s.REQUESTED, i.SERVICE_UNAVAILABLE): Row(s.UNAVAILABLE),
+        (s.REQUESTED, i.REFUSED): Row(s.WAITING, "back_off"),
+        (s.REQUESTED, i.MAIN_LOST): Row(s.ABSENT),
+        (s.OPENING, i.READY): Row(s.CONFIGURING, "configure"),
+        (s.CONFIGURING, i.GRANTED): Row(s.UP, "bring_up"),
+        (s.CONFIGURING, i.DENIED): Row(s.WAITING, "fail"),
+        (s.UP, i.UNWANTED): Row(s.RELEASING, "release"),
+        (s.RELEASING, i.RELEASED): Row(s.ABSENT, "drop"),
+        (s.RELEASING, i.TIMER): Row(s.ABSENT, "drop"),
+        (s.RELEASING, i.LOST): Row(s.ABSENT, "drop"),
+        (s.RELEASING, i.SERVER_RELEASED): Row(s.ABSENT, "drop"),
+        (s.WAITING, i.TIMER): Row(s.ABSENT, "retry"),
+        (s.WAITING, i.UNWANTED): Row(s.ABSENT, "retry"),
+        (s.UNAVAILABLE, i.UNWANTED): Row(s.ABSENT),
+    }
+    # One that may have media of the server's on it already is given back in good order, when it is up.
+    rows[s.OPENING, i.UNWANTED] = Row(s.ABSENT, "give_up")
+    for state in (s.OPENING, s.CONFIGURING):
+        rows[state, i.TIMER] = Row(s.WAITING, "fail")
+    for state in (s.OPENING, s.CONFIGURING, s.UP):
+        rows[state, i.LOST] = Row(s.WAITING, "fail")
+        rows[state, i.SERVER_RELEASED] = Row(s.WAITING, "fail")
+    for state in s:
+        rows[state, i.RESET] = Row(s.ABSENT, "drop")
+    return rows
+
+
+CLIENT_STREAM: Final = complete(ClientStream, ClientStreamInput, _client_stream_rows())
+
+
+class ServerStream(enum.Enum):
+    """A stream beside the main one, as the server sees it."""
+
+    ABSENT = "absent"
+    RESERVED = "reserved"
+    UP = "up"
+    LEAVING = "leaving"
+
+
+class ServerStreamInput(enum.Enum):
+    ENABLE = "service enabled"
+    JOIN = "verified join on a new stream"
+    LOST = "stream lost or silent"
+    RELEASED = "release request"
+    TIMER = "timer"
+    RESET = "the end"
+
+
+def _server_stream_rows() -> dict[tuple[ServerStream, ServerStreamInput], Row]:
+    s, i = ServerStream, ServerStreamInput
+    rows = {
+        (s.ABSENT, i.ENABLE): Row(s.RESERVED, "reserve"),
+        (s.RESERVED, i.JOIN): Row(s.UP, "bring_up"),
+        (s.RESERVED, i.RELEASED): Row(s.ABSENT, "unreserve"),
+        (s.RESERVED, i.TIMER): Row(s.ABSENT, "unreserve"),
+        (s.RESERVED, i.RESET): Row(s.ABSENT, "unreserve"),
+        (s.UP, i.RELEASED): Row(s.LEAVING, "let_go"),
+        (s.UP, i.LOST): Row(s.ABSENT, "take_down"),
+        (s.UP, i.RESET): Row(s.ABSENT, "take_down"),
+    }
+    for given in (i.LOST, i.TIMER, i.RESET):
+        rows[s.LEAVING, given] = Row(s.ABSENT, "close")
+    return rows
+
+
+SERVER_STREAM: Final = complete(ServerStream, ServerStreamInput, _server_stream_rows())
+
 TABLES: Final[dict[str, Table]] = {
     "Client": CLIENT,
     "Client's DDT": CLIENT_DDT,
+    "Client's further streams": CLIENT_STREAM,
     "Server": SERVER,
     "Server's DDT": SERVER_DDT,
+    "Server's further streams": SERVER_STREAM,
 }
 
 

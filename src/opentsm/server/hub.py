@@ -19,6 +19,7 @@ from opentsm.errors import RemoteProtocolError
 from opentsm.protocol import actions as a
 from opentsm.protocol.resume import resume_secret
 from opentsm.protocol.server import Kept, peek_resume
+from opentsm.protocol.server_streams import peek_join
 from opentsm.protocol.states import Server as State
 from opentsm.server.auth import Identity
 from opentsm.server.counters import MALFORMED, Count
@@ -67,6 +68,7 @@ class Hub:
         refusals: clients refused, by interface and reason.
         unconfigured: clients that have no tunnel yet.
         persistent, paired: clients without a stream, and clients with a datagram tunnel, by interface.
+        joins: who has reserved which further stream.
         offers: what each interface gives a client that comes now.
         on_left: told of each client that had a tunnel and is gone for good.
         epoch: number of this process. resume_key: from which the resume secrets are made.
@@ -81,6 +83,7 @@ class Hub:
         self.door = Door()
         self.leases = Leases()
         self.registry: Registry[Peer] = Registry({})
+        self.joins: dict[Tsid, Peer] = {}
         self.offers: dict[str, Offer] = {}
         self.counts: Counter[str] = Counter()
         self.refusals: Counter[tuple[str, str]] = Counter()
@@ -134,6 +137,26 @@ class Hub:
         old.take_stream(fresh, message)
         fresh.hand_over()
         return True
+
+    def join(self, fresh: Peer, message: Message) -> bool:
+        """Give the stream of ``fresh`` to the session that has reserved it, as one more of its streams.
+
+        As with a resume, the session must be of the same interface and transport.
+        """
+        tsid = peek_join(message)
+        old = None if tsid is None else self.joins.get(tsid)
+        if old is None or (old.offer.name, old.transport) != (fresh.offer.name, fresh.transport):
+            return False
+        if not old.session.verify_join(message, fresh.session.binding):
+            return False
+        old.take_further(fresh, message)
+        fresh.hand_over()
+        return True
+
+    def forget_joins(self, peer: Peer) -> None:
+        """This peer reserves nothing any more."""
+        for tsid in [tsid for tsid in peer.session.streams.states if self.joins.get(tsid) is peer]:
+            del self.joins[tsid]
 
     def entered(self, peer: Peer, session: int, event: a.Configured) -> None:
         """A client has its tunnel."""
@@ -233,7 +256,8 @@ class Hub:
         """A TSID that nobody has and nobody can guess."""
         while True:
             tsid = Tsid(secrets.randbits(64))
-            if tsid not in (0, UNASSIGNED_TSID) and self.registry.by_tsid(tsid) is None:
+            taken = tsid in self.joins or self.registry.by_tsid(tsid) is not None
+            if tsid not in (0, UNASSIGNED_TSID) and not taken:
                 return tsid
 
     def resume_secret(self, tsid: Tsid, generation: int) -> bytes:
@@ -278,6 +302,9 @@ class Hub:
             case a.DdtDown():
                 self.paired[peer.offer.name].discard(peer)
                 _log.debug("datagram tunnel down", **peer.describe(), reason=event.reason)
+            case a.StreamsChanged():
+                words = {"redundancy": str(event.redundancy), "further": event.up, "reason": event.reason}
+                _log.info("further streams", **peer.describe(), **words)
             case a.PairMissing():
                 _log.debug("datagram tunnel missing", **peer.describe())
 

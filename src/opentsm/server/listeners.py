@@ -13,12 +13,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+import structlog
+
 from opentsm.config.model import Interface, Port
 from opentsm.errors import PlatformError
 from opentsm.server.tls import TlsStore
 from opentsm.types import Transport
 from opentsm.userplane import Plane
 from opentsm.userplane._core import StreamReady
+from opentsm.userplane.streamsocket import tune_stream
 
 BACKLOG: Final = 4096
 """Connections the kernel may hold for us; it cuts this to net.core.somaxconn."""
@@ -27,6 +30,8 @@ PORT_CHOICES: Final = 16
 """Numbers tried for "the system picks one" until the stream's is free for datagrams too."""
 
 _FIRST_UNPRIVILEGED: Final = 1024
+
+_log: Final = structlog.get_logger("opentsm.server")
 
 AcceptHandler = Callable[[str, Transport, StreamReady], None]
 """Called with the interface's name, the stream's transport and the event."""
@@ -111,6 +116,9 @@ class Listeners:
 
     def _listen_stream(self, bound: _Bound, transport: Transport, sockets: list[socket.socket]) -> int:
         interface, port = bound.interface, bound.port
+        refusals = {tune_stream(one, port.congestion_control or None) for one in sockets} - {""}
+        for refusal in refusals:
+            _log.warning("congestion control refused", port=port.name, why=refusal)
         for one in sockets:
             one.listen(BACKLOG)
         profile = None if port.tls_profile is None else self._tls.profile(port.tls_profile)

@@ -48,6 +48,11 @@ class Offer:
         return self.interface.name
 
     @property
+    def media_age(self) -> int:
+        """Milliseconds after which media that waits on a stream is stale."""
+        return round(self.interface.media_age * 1000)
+
+    @property
     def services(self) -> frozenset[Service]:
         return self.interface.assigned_services
 
@@ -100,6 +105,11 @@ def tunnel_limit(interface: Interface) -> int:
     return interface.max_tunnels or MAX_TUNNELS_PER_INTERFACE
 
 
+def _services(interface: Interface) -> frozenset[Service]:
+    """Services on offer: nagle only where nagle-state lets clients have it."""
+    return interface.assigned_services - (frozenset() if interface.nagle else {Service.NAGLE})
+
+
 def _offer(interface: Interface, settings: Settings, leases: Leases, epoch: int | None) -> Offer:
     probe = STREAM_PROBE
     timers = settings.timers
@@ -108,7 +118,7 @@ def _offer(interface: Interface, settings: Settings, leases: Leases, epoch: int 
     return Offer(
         interface=interface,
         session=ServerSettings(
-            services=interface.assigned_services,
+            services=_services(interface),
             keepalive=probe,
             keepalive_datagram=DATAGRAM_PROBE,
             persistence=timers.tunnel_persistence_time,

@@ -25,11 +25,13 @@ from opentsm.errors import RemoteProtocolError
 from opentsm.limits import REPLACED_LINGER
 from opentsm.protocol import actions as a
 from opentsm.protocol.server import Entropy, Kept, ServerSession, peek_resume
+from opentsm.protocol.server_streams import peek_join
 from opentsm.protocol.states import Server as State
 from opentsm.protocol.states import ServerDdt
 from opentsm.server.auth import AuthenticationFailed, Credentials, Identity
 from opentsm.server.coding import PeerCoding
 from opentsm.server.counters import OF_SESSIONS, Count
+from opentsm.server.further import FurtherStreams
 from opentsm.server.judging import Downlink
 from opentsm.server.leases import AddressTaken
 from opentsm.server.offers import DATAGRAM_PROBE, DATAGRAM_SILENCE, PROBES_PER_TIMER, Offer, tunnel_limit
@@ -117,6 +119,7 @@ class Peer:
         "datagram",
         "datagram_outer",
         "downlink",
+        "further",
         "gone",
         "hub",
         "identity",
@@ -137,6 +140,7 @@ class Peer:
         self.transport = transport
         self.stream: int | None = None if ready is None else ready.tunnel
         self.datagram: int | None = None
+        self.further = FurtherStreams(self)
         self.datagram_outer: SocketAddress | None = None
         self.outer: SocketAddress = ("", 0) if ready is None else ready.peer
         self.tls_version = None if ready is None else ready.tls_version
@@ -214,6 +218,7 @@ class Peer:
         """An event of one of the client's tunnels; those of tunnels it no longer has are leftovers."""
         path = self._path_of(event.tunnel)
         if path is None:
+            self._on_further_event(event)
             return
         now = self.hub.now()
         match event:
@@ -230,6 +235,26 @@ class Peer:
                 self.session.path_alive(path, now)
             case _:
                 self.hub.counts[Count.UNEXPECTED_EVENT] += 1
+
+    def _on_further_event(self, event: TunnelEvent) -> None:
+        """An event of a stream beside the main one."""
+        tsid = self.further.tsid_of(event.tunnel)
+        if tsid is None:
+            return
+        now = self.hub.now()
+        match event:
+            case ControlMessage():
+                message = self._read(Path.STREAM, event.tunnel, event.data, now)
+                if message is not None:
+                    self.hub.log_message(self, Path.STREAM, "in", message)
+                    self.session.streams.receive(tsid, message, now)
+            case TunnelClosed():
+                self.further.ended(tsid)
+                self.session.streams.lost(tsid, event.reason, now)
+            case TunnelIdle() | PathSilent():
+                self.session.streams.lost(tsid, "path-silent", now)
+            case _:
+                pass
 
     @_guarded
     def on_datagram(self, event: DatagramReady) -> None:
@@ -268,6 +293,15 @@ class Peer:
         self.session.resume(message, self.hub.now(), binding=other.session.binding, peer=other.outer)
 
     @_guarded
+    def take_further(self, other: Peer, message: Message) -> None:
+        """The stream that ``other`` was made for is one more of ours; its proof has been verified."""
+        assert other.stream is not None
+        self.further.add(message.tsid, other.stream)
+        self.hub.plane.watch_tunnel(other.stream, self.on_event)
+        self.hub.log_message(self, Path.STREAM, "in", message)
+        self.session.join(message, self.hub.now())
+
+    @_guarded
     def _decided(self, verdict: Identity | AuthenticationFailed) -> None:
         now = self.hub.now()
         if isinstance(verdict, Identity):
@@ -280,26 +314,39 @@ class Peer:
     # -- messages ---------------------------------------------------------------------------------------
 
     def _receive(self, path: Path, data: bytes, now: float) -> None:
-        if not self._admit(now):
-            self.hub.counts[Count.CONTROL_FLOOD] += 1
-            self._close(path, "rate-limited")
-            return
-        try:
-            message = decode_untrusted(data)
-        except RemoteProtocolError as error:
-            self._malformed += 1
-            self.hub.malformed(self, path, error)
-            if self._malformed >= MALFORMED_LIMIT:
-                self._close(path, "protocol-error")
+        tunnel = self.stream if path is Path.STREAM else self.datagram
+        message = None if tunnel is None else self._read(path, tunnel, data, now)
+        if message is None:
             return
         if not self._arrived and path is Path.STREAM:
             self._arrived = True
-            if peek_resume(message) is not None and self.hub.hand_over(self, message):
+            if self._belongs_elsewhere(message):
                 return
         self.hub.log_message(self, path, "in", message)
         self.session.receive(path, message, now)
         if self.session.counts.total() != self._counted:
             self._count()
+
+    def _belongs_elsewhere(self, message: Message) -> bool:
+        """Whether the first message has given this stream to a session that was there before."""
+        if peek_join(message) is not None:
+            return self.hub.join(self, message)
+        return peek_resume(message) is not None and self.hub.hand_over(self, message)
+
+    def _read(self, path: Path, tunnel: int, data: bytes, now: float) -> Message | None:
+        """A control message; None for one too many and for one that is none."""
+        if not self._admit(now):
+            self.hub.counts[Count.CONTROL_FLOOD] += 1
+            self.hub.core.close(tunnel, reason="rate-limited")
+            return None
+        try:
+            return decode_untrusted(data)
+        except RemoteProtocolError as error:
+            self._malformed += 1
+            self.hub.malformed(self, path, error)
+            if self._malformed >= MALFORMED_LIMIT:
+                self.hub.core.close(tunnel, reason="protocol-error")
+            return None
 
     def _count(self) -> None:
         """Add to the server's counters what the session has counted since the last time."""
@@ -457,6 +504,7 @@ class Peer:
             if former is not None:
                 close = functools.partial(self.hub.core.close, former, reason="replaced")
                 self.hub.loop.call_later(REPLACED_LINGER, close)
+            self.hub.core.set_media_age(self.stream, max_ms=self.offer.media_age)
             self.hub.core.set_idle(self.stream, idle_ms=self.offer.idle_stream)
             if self.offer.probe_stream:
                 silence = self.offer.probe_stream * PROBES_PER_TIMER
@@ -504,6 +552,16 @@ class Peer:
     def _set_coding(self, action: a.SetCoding) -> None:
         assert self._coding is not None
         self._coding.set(action, self.hub.now())
+
+    def _set_spread(self, action: a.SetSpread) -> None:
+        assert self.session_id is not None
+        self.hub.core.set_spread(self.session_id, int(action.spread))
+
+    def _set_nagle(self, action: a.SetNagle) -> None:
+        if self.stream is not None:
+            with suppress(KeyError, OSError):  # just closed; the event is on its way
+                self.hub.core.set_nagle(self.stream, action.on)
+        self.further.set_nagle(action.on)
 
     def _steer(self, action: a.Steer) -> None:
         assert self.session_id is not None
@@ -587,6 +645,7 @@ class Peer:
             self._timer.cancel()
         if self._asking is not None:
             self._asking.cancel()
+        self.further.close_all()
         if self._lease is not None:
             self.hub.leases.release(self._lease.addresses, self._owner, self.hub.now())
         if self._opened and self.session_id is not None:
@@ -642,6 +701,14 @@ _HANDLERS: Final[dict[type, Callable[[Peer, Any], None]]] = {
     a.UnreserveDatagram: Peer._unreserve,
     a.AttachDatagram: Peer._attach_datagram,
     a.SetCoding: Peer._set_coding,
+    a.SendExtra: lambda self, action: self.further.send(action),
+    a.ReserveExtra: lambda self, action: self.further.reserve(action),
+    a.UnreserveExtra: lambda self, action: self.further.unreserve(action),
+    a.AttachExtra: lambda self, action: self.further.attach(action),
+    a.UseExtra: lambda self, action: self.further.use(action),
+    a.CloseExtra: lambda self, action: self.further.close(action),
+    a.SetSpread: Peer._set_spread,
+    a.SetNagle: Peer._set_nagle,
     a.Steer: Peer._steer,
     a.Unsteer: Peer._unsteer,
     a.CloseTunnel: Peer._close_tunnel,

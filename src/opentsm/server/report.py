@@ -168,6 +168,8 @@ class Report:
             "tls": peer.tls_version,
             "method": None if peer.identity is None else peer.identity.method,
             "ddt": peer.session.ddt_state.value,
+            "streams": int(peer.stream is not None) + peer.session.streams.up,
+            "redundancy": str(peer.session.streams.redundancy),
             "seconds": round(self._server.hub.now() - peer.since, 1),
         }
 
@@ -177,7 +179,8 @@ class Report:
         peer = record.value
         core = self._server.hub.core
         stats: dict[str, Any] = {"stream": None, "datagram": None}
-        for path, tunnel in (("stream", peer.stream), ("datagram", peer.datagram)):
+        further = [(f"stream {n}", tunnel) for n, tunnel in enumerate(peer.further.tunnels.values(), 2)]
+        for path, tunnel in (("stream", peer.stream), ("datagram", peer.datagram), *further):
             if tunnel is not None:
                 with suppress(KeyError):
                     stats[path] = _attributes(core.tunnel_stats(tunnel), TunnelStats)

@@ -11,7 +11,13 @@ from collections.abc import Callable, Coroutine, Sequence
 from socket import AF_UNSPEC, SOCK_DGRAM, SOL_SOCKET
 from typing import Any, Final
 
-from opentsm.client.sockets import SO_TSM_PATH, SO_TSM_TRANSPORT, SOL_TSM, InnerSocket
+from opentsm.client.sockets import (
+    SO_TSM_PATH,
+    SO_TSM_REDUNDANCY,
+    SO_TSM_TRANSPORT,
+    SOL_TSM,
+    InnerSocket,
+)
 from opentsm.client.stream_sockets import InnerStreamSocket
 from opentsm.errors import OpenTsmError
 from opentsm.tsc.notify import KINDS, TscCallback
@@ -27,6 +33,10 @@ TSC_SO_TRANSPORT: Final = 2
 
 TSC_SO_PATH: Final = 3
 """Option, to be read only: the path in force; 0 stream, 1 datagram."""
+
+TSC_SO_REDUNDANCY: Final = 4
+"""Option: media of the socket's whole tunnel on several streams; 0 off, 0x12 to 0x14 fan-out over 2 to
+4, 0x22 to 0x24 load-balance over 2 to 4."""
 
 _LEVELS: Final = (SOL_SOCKET, SOL_TSM)
 _lock: Final = threading.Lock()
@@ -213,7 +223,8 @@ def tsc_close(fd: int) -> int:
 
 
 def tsc_setsockopt(fd: int, level: int, option: int, value: int) -> int:
-    """Set TSC_SO_DDT or TSC_SO_TRANSPORT, before or after ``tsc_bind``, as often as one likes.
+    """Set TSC_SO_DDT, TSC_SO_TRANSPORT or TSC_SO_REDUNDANCY, before or after ``tsc_bind``, as often as one
+    likes.
 
     Returns:
         0: set, though DDT is not officially enabled before the datagram tunnel is there (notification
@@ -223,6 +234,8 @@ def tsc_setsockopt(fd: int, level: int, option: int, value: int) -> int:
         TSC_SO_DDT: {0: PathMode.STREAM, 1: PathMode.DATAGRAM},
         TSC_SO_TRANSPORT: dict(enumerate(PathMode)),
     }
+    if level in _LEVELS and option == TSC_SO_REDUNDANCY:
+        return -_zero(fd, lambda inner: _datagram(inner).setsockopt(SOL_TSM, SO_TSM_REDUNDANCY, value))
     mode = modes.get(option, {}).get(value)
     if level not in _LEVELS or mode is None:
         return 1
@@ -230,8 +243,14 @@ def tsc_setsockopt(fd: int, level: int, option: int, value: int) -> int:
 
 
 def tsc_getsockopt(fd: int, level: int, option: int) -> int:
-    """TSC_SO_DDT and TSC_SO_TRANSPORT: the switch; TSC_SO_PATH: the path in force. -1: no such thing."""
-    names = {TSC_SO_DDT: SO_TSM_TRANSPORT, TSC_SO_TRANSPORT: SO_TSM_TRANSPORT, TSC_SO_PATH: SO_TSM_PATH}
+    """TSC_SO_DDT and TSC_SO_TRANSPORT: the switch; TSC_SO_PATH: the path in force; TSC_SO_REDUNDANCY: as it
+    was set. -1: no such thing."""
+    names = {
+        TSC_SO_DDT: SO_TSM_TRANSPORT,
+        TSC_SO_TRANSPORT: SO_TSM_TRANSPORT,
+        TSC_SO_PATH: SO_TSM_PATH,
+        TSC_SO_REDUNDANCY: SO_TSM_REDUNDANCY,
+    }
     if level not in _LEVELS or option not in names:
         return -1
 

@@ -217,6 +217,7 @@ class TunnelStats:
     tcp_rtt_us: int  # from TCP_INFO; 0 on datagram tunnels
     tcp_retransmits: int
     tcp_unsent: int
+    tcp_congestion: str  # name of the congestion control; empty on datagram tunnels
 
 @final
 class FlowStats:
@@ -364,6 +365,21 @@ class UserPlane:
         ``copies_dropped``, ``compressed_sent``, ``compressed_received``, ``unknown_contexts``,
         ``recovery_bytes``, ``saved_bytes``."""
 
+    def attach_extra(self, session: int, tunnel: int, tsid: int) -> None:
+        """One more stream beside the main one may carry the session's media to us; control messages on it
+        must bear ``tsid``. Ours goes by it after ``use_extra``."""
+
+    def use_extra(self, session: int, tunnel: int, used: bool) -> None:
+        """Whether our media goes by this further stream too (see ``set_spread``). OSError ENOBUFS: there are
+        MAX_STREAMS already."""
+
+    def set_spread(self, session: int, spread: int) -> None:
+        """What becomes of media that goes by stream: 0 the main stream only, 1 a copy by each (fan-out),
+        2 each in turn (load-balance)."""
+
+    def set_breaker(self, session: int, datagram: bool, every_ms: int) -> None:
+        """Circuit breaker of media by this path: one packet in so many milliseconds passes; 0: all pass."""
+
     def capture(self, session: int, path: str | None) -> None:
         """Write the session's inner packets to a pcap file (LINKTYPE_RAW); None stops."""
     # -- steering (mode: 0 stream, 1 datagram, 2 follow the path of the last packet received) -------
@@ -441,6 +457,8 @@ class UserPlane:
 
     def set_media_age(self, tunnel: int, *, max_ms: int) -> None:
         """Useful age of media queued on a stream; older media is dropped, oldest first."""
+    def set_nagle(self, tunnel: int, nagle: bool) -> None:
+        """Nagle's algorithm on a stream; off from the beginning."""
     # -- local inner UDP sockets --------------------------------------------------------------------
     def udp_open(self, *, session: int | None, address: str, port: int, queue: int = 256) -> tuple[int, int]:
         """Bind an inner UDP socket (port 0: pick one). Returns (socket, port)."""

@@ -53,7 +53,7 @@ def _plain(value: Any) -> Any:
         return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
-    return value if isinstance(value, int | str) else str(value)
+    return value if isinstance(value, int | str) else str(value)  # a Redundancy reads as people write it
 
 
 def _flow(flow: Flow) -> str:

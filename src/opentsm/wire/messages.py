@@ -20,7 +20,18 @@ import enum
 from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, IPv6Interface
 
-from opentsm.types import Code, Coding, Flow, IpAddress, Path, PathMode, Service, ServiceAction, Tsid
+from opentsm.types import (
+    Code,
+    Coding,
+    Flow,
+    IpAddress,
+    Path,
+    PathMode,
+    Redundancy,
+    Service,
+    ServiceAction,
+    Tsid,
+)
 
 
 class AddressFamilies(enum.IntFlag):
@@ -78,8 +89,9 @@ class Message:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigurationRequest(Message):
-    """Client to server: give me a tunnel (all-ones TSID), resume one (its TSID and a proof), or, on a
-    datagram tunnel, complete the DDT that was reserved under this TSID."""
+    """Client to server: give me a tunnel (all-ones TSID), resume one (its TSID and a proof), make this stream
+    a further one of a session (the reserved TSID and a join proof), or, on a datagram tunnel, complete the
+    DDT that was reserved under this TSID."""
 
     client_id: bytes | None = None
     username: str | None = None
@@ -87,6 +99,7 @@ class ConfigurationRequest(Message):
     families: AddressFamilies | None = None
     wanted_services: tuple[Service | int, ...] = ()
     resume_proof: bytes | None = field(default=None, repr=False)
+    join_proof: bytes | None = field(default=None, repr=False)
     software: str | None = None
     padding: int | None = None
 
@@ -149,16 +162,19 @@ class ServiceRequest(Message):
     flows: tuple[Flow, ...] = ()
     mode: PathMode | None = None
     coding: Coding | None = None
+    redundancy: Redundancy | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceResponse(Message):
-    """The answer; for an enabled DDT with the TSID of the reserved (or living) datagram tunnel."""
+    """The answer; for an enabled DDT with the TSID of the reserved (or living) datagram tunnel, for
+    redundancy with that of a reserved stream and the secret that a join proof is made from."""
 
     code: Code | int
     text: str | None = None
     service: Service | int | None = None
     tunnel_id: Tsid | None = None
+    join_secret: bytes | None = field(default=None, repr=False)
     offered_services: tuple[Service | int, ...] = ()
 
 
@@ -199,5 +215,7 @@ class UnknownMessage(Message):
     type: int
 
 
-SECRET_FIELDS: frozenset[str] = frozenset({"password", "resume_secret", "resume_proof"})
+SECRET_FIELDS: frozenset[str] = frozenset(
+    {"password", "resume_secret", "resume_proof", "join_secret", "join_proof"}
+)
 """Field names whose values never reach a log or a repr."""

@@ -23,8 +23,10 @@ from opentsm.types import (
     Path,
     PathMode,
     Protocol,
+    Redundancy,
     Service,
     ServiceAction,
+    Spread,
     Tsid,
 )
 from opentsm.wire.messages import AddressFamilies, PathDecision, PathQuality
@@ -295,6 +297,19 @@ def _unpack_coding(data: bytes) -> Coding:
     return Coding(chosen, fec=bool(flags & _CODING_FEC), compress=bool(flags & _CODING_COMPRESS))
 
 
+def _pack_redundancy(value: Redundancy) -> bytes:
+    return bytes([value.spread, value.streams])
+
+
+def _unpack_redundancy(data: bytes) -> Redundancy:
+    if len(data) != 2:
+        raise _bad_length(data)
+    try:
+        return Redundancy(Spread(data[0]), data[1])
+    except ValueError as error:
+        raise _bad_value(str(error)) from error
+
+
 RESPONSE_CODE: Final = Tlv(1, "response-code", _pack_u16, _unpack_code)
 ERROR_TEXT: Final = Tlv(2, "error-text", *_text(0))
 CLIENT_ID: Final = Tlv(3, "client-id", *_octets(1, _MAX_CLIENT_ID))
@@ -327,6 +342,9 @@ SERVER_EPOCH: Final = Tlv(36, "server-epoch", _pack_u64, _unpack_u64)
 PATH_DECISION: Final = Tlv(41, "path-decision", _pack_decision, _unpack_decision)
 PADDING: Final = Tlv(40, "padding", _pack_padding, _unpack_padding)
 CODING: Final = Tlv(29, "coding", _pack_coding, _unpack_coding)
+REDUNDANCY: Final = Tlv(32, "redundancy", _pack_redundancy, _unpack_redundancy)
+JOIN_SECRET: Final = Tlv(33, "join-secret", *_octets(SECRET_BYTES, SECRET_BYTES))
+JOIN_PROOF: Final = Tlv(34, "join-proof", *_octets(SECRET_BYTES, SECRET_BYTES))
 
 ALL_TLVS: Final[dict[int, Tlv]] = {
     row.number: row for row in list(globals().values()) if isinstance(row, Tlv)

@@ -63,6 +63,7 @@ def test_what_a_reload_can_change_is_what_the_design_promises() -> None:
         "tscf-port.address",
         "tscf-port.port",
         "tscf-port.transport-protocol",
+        "tscf-port.congestion-control",
         "tscf-interface.realm",
         "tscf-interface.ports",
         *(f"{kind}.{field.key}" for kind in ("sbc", "trunk") for field in BY_KEY[kind].fields),

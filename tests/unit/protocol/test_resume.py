@@ -7,7 +7,14 @@ import hmac
 
 import pytest
 
-from opentsm.protocol.resume import NO_BINDING, proof_holds, resume_proof, resume_secret
+from opentsm.protocol.resume import (
+    NO_BINDING,
+    join_holds,
+    join_proof,
+    proof_holds,
+    resume_proof,
+    resume_secret,
+)
 from opentsm.types import Tsid
 
 SECRET, BINDING, TSID = b"k" * 32, b"b" * 32, Tsid(0x0102030405060708)
@@ -40,3 +47,13 @@ def test_each_session_and_generation_has_a_secret_of_its_own() -> None:
     assert len(made) == 19 * 20 + 1
     assert all(len(secret) == 32 for secret in made)
     assert resume_secret(master, TSID, 1) != resume_proof(master, TSID, (1).to_bytes(8, "big"))
+
+
+def test_a_join_proof_is_what_the_document_says_and_no_resume_proof() -> None:
+    text = b"join" + bytes([1, 2, 3, 4, 5, 6, 7, 8]) + BINDING
+    proof = join_proof(SECRET, TSID, BINDING)
+    assert hmac.new(SECRET, text, hashlib.sha256).digest() == proof
+    assert join_holds(proof, SECRET, TSID, BINDING)
+    assert not join_holds(PROOF, SECRET, TSID, BINDING)
+    assert not proof_holds(proof, SECRET, TSID, BINDING)
+    assert not join_holds(proof, SECRET, TSID, NO_BINDING)

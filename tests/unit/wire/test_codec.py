@@ -20,8 +20,10 @@ from opentsm.types import (
     Path,
     PathMode,
     Protocol,
+    Redundancy,
     Service,
     ServiceAction,
+    Spread,
     Tsid,
 )
 from opentsm.wire import messages as m
@@ -44,12 +46,14 @@ GOLDEN: list[tuple[m.Message, str]] = [
             families=m.AddressFamilies.BOTH,
             wanted_services=(Service.DDT, 4000),
             resume_proof=bytes(range(32)),
+            join_proof=bytes(32),
             software="x",
             padding=3,
         ),
-        "10000109ffffffffffffffff00000001"
+        "1000010affffffffffffffff00000001"
         "000300026964 00040002616c 000500027077 0006000103 000700020003 000700020fa0"
-        "00110020000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f 001c000178 00280003000000",
+        "00110020000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"
+        "002200200000000000000000000000000000000000000000000000000000000000000000 001c000178 00280003000000",
     ),
     (
         m.ConfigurationResponse(
@@ -100,9 +104,10 @@ GOLDEN: list[tuple[m.Message, str]] = [
             flows=(UDP, UDP6),
             mode=PathMode.AUTO,
             coding=Coding(1, fec=True, compress=False),
+            redundancy=Redundancy(Spread.FAN_OUT, 3),
         ),
-        "10000506010203040506070800000003 001300020003 0014000101 0017000102 0015000411000fa0"
-        "0015001611030fa2fd0000000000000000000000000000051ba6 001d00020101",
+        "10000507010203040506070800000003 001300020003 0014000101 0017000102 0015000411000fa0"
+        "0015001611030fa2fd0000000000000000000000000000051ba6 001d00020101 002000020103",
     ),
     (
         m.ServiceResponse(
@@ -112,10 +117,11 @@ GOLDEN: list[tuple[m.Message, str]] = [
             text="t",
             service=Service.DDT,
             tunnel_id=Tsid(0xAABB),
+            join_secret=bytes(range(32)),
             offered_services=(Service.SIP,),
         ),
-        "10000605010203040506070800000003 000100020001 0002000174 001300020003 00160008000000000000aabb"
-        "000800020001",
+        "10000606010203040506070800000003 000100020001 0002000174 001300020003 00160008000000000000aabb"
+        "00210020000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f 000800020001",
     ),
     (
         m.KeepaliveRequest(tsid=TSID, sequence=4, timestamp=77),

@@ -24,7 +24,7 @@ def test_repr_never_shows_a_secret(message: m.Message) -> None:
 def test_every_secret_field_is_one_of_those_that_are_never_logged() -> None:
     hidden = {
         field.name
-        for cls in (m.ConfigurationRequest, m.ConfigurationResponse)
+        for cls in (m.ConfigurationRequest, m.ConfigurationResponse, m.ServiceResponse)
         for field in dataclasses.fields(cls)
         if not field.repr
     }

@@ -27,7 +27,7 @@ def test_there_are_as_many_rows_as_numbers() -> None:
     assert sum(isinstance(value, t.Tlv) for value in vars(t).values()) == len(t.ALL_TLVS) == len(documented())
 
 
-@pytest.mark.parametrize("row", [t.RESUME_SECRET, t.RESUME_PROOF])
+@pytest.mark.parametrize("row", [t.RESUME_SECRET, t.RESUME_PROOF, t.JOIN_SECRET, t.JOIN_PROOF])
 def test_a_secret_of_the_wrong_length_is_never_sent(row: t.Tlv) -> None:
     with pytest.raises(LocalProtocolError):
         row.pack(bytes(t.SECRET_BYTES - 1))
