@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import json
 import os
+import pty
 import re
+import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import termios
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,6 +113,64 @@ def test_two_softphones_call_each_other_through_it(server: Running) -> None:
     heard, _ = bob.communicate(timeout=30)
     assert bob.returncode == 0
     assert '"ended_by":"remote"' in heard
+
+
+class Terminal:
+    """A program on a terminal of its own: what it shows, and keys for it."""
+
+    def __init__(self, command: list[str], server: Running) -> None:
+        self._here, there = pty.openpty()
+        # Wide enough for a live line in one piece.
+        fcntl.ioctl(there, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 250, 0, 0))
+        self.process = subprocess.Popen(
+            command, cwd=server.folder, env=server.environment, stdin=there, stdout=there, stderr=there
+        )
+        os.close(there)
+        self.shown = ""
+
+    def press(self, key: str) -> None:
+        os.write(self._here, key.encode())
+
+    def until(self, pattern: str) -> None:
+        """Until it shows something new that matches."""
+        begin, end = len(self.shown), time.monotonic() + 60
+        while not re.search(pattern, self.shown[begin:]):
+            assert time.monotonic() < end, self.shown[-2000:]
+            if select.select([self._here], [], [], 0.1)[0]:
+                self.shown += os.read(self._here, 65536).decode(errors="replace")
+
+    def close(self) -> None:
+        """Read what is left, so that nothing waits for a reader."""
+        with contextlib.suppress(OSError):  # the terminal ends with its last program
+            while data := os.read(self._here, 65536):
+                self.shown += data.decode(errors="replace")
+        os.close(self._here)
+        self.process.wait(20)
+
+
+def test_keys_turn_the_switch_dial_and_hang_up_while_a_line_shows_the_call(server: Running) -> None:
+    bob = Terminal([*server.softphone("answer", "bob"), "--calls", "1"], server)
+    bob.until("waiting for calls")
+    alice = subprocess.Popen(
+        [*server.softphone("call", "alice"), "bob", "--json"],
+        cwd=server.folder,
+        env=server.environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    bob.until(r"on stream \| lost .* % \| late .* \| jitter .* ms \| round trip .* \| MOS \d\.\d\d")
+    bob.press("d")
+    bob.until("on datagram")
+    bob.press("5")
+    bob.press("#")
+    bob.until(r"0:0[2-9] \| on datagram")
+    bob.press("s")
+    bob.until("on stream")
+    bob.press("q")
+    report = json.loads(alice.communicate(timeout=30)[0])
+    bob.close()
+    assert re.search(r"sent .*\(\d+ by stream, \d+ by datagram\)", bob.shown)
+    assert (report["ended_by"], report["keys"]) == ("remote", "5#")
 
 
 @pytest.mark.parametrize(("name", "language"), [("first_server.sh", "sh"), ("first_program.py", "python")])
