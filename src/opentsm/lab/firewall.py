@@ -50,12 +50,18 @@ class Block:
         way: "up" (phones to internet) or "down".
         how: silently, or with an ICMP answer.
         port: of the server's side; None for all.
+        server: address or prefix of the server's side; None for all.
+        client_port: of the phone's side; None for all.
+        payload: only TCP segments that carry something: connections are made and then deliver nothing.
     """
 
     protocol: Literal["tcp", "udp"]
     way: Way
     how: How = "drop"
     port: int | None = None
+    server: str | None = None
+    client_port: int | None = None
+    payload: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +138,17 @@ def one_way(
     return Policy(f"no-{protocol}-{ways}", blocks=tuple(blocks))
 
 
+def swallowing(*, server: str | None = None, client_port: int | None = None) -> Policy:
+    """A half-dead box: TCP connections are made, and stay, and nothing that is said on them arrives.
+
+    Args:
+        server: on the way to this address only. client_port: of the connection with this port only.
+    """
+    ways: tuple[Way, Way] = ("up", "down")
+    blocks = [Block("tcp", way, server=server, client_port=client_port, payload=True) for way in ways]
+    return Policy("swallowing", blocks=tuple(blocks))
+
+
 POLICIES: Final[dict[str, Callable[[], Policy]]] = {
     "everything": everything,
     "tcp-443-only": tcp_443_only,
@@ -143,6 +160,7 @@ POLICIES: Final[dict[str, Callable[[], Policy]]] = {
     "no-udp-down": lambda: one_way("down", "udp"),
     "no-tcp-up": lambda: one_way("up", "tcp"),
     "no-tcp-down": lambda: one_way("down", "tcp"),
+    "swallowing": swallowing,
 }
 """Policies by the names that the command line takes."""
 
@@ -251,15 +269,19 @@ def _fresh_ports(used: set[int]) -> tuple[int, int]:
 
 def _block_rule(block: Block, inside: str, outside: str) -> Rule:
     up = block.way == "up"
-    name = f"block-{block.protocol}{_suffix(block.port)}-{block.way}"
+    what = f"{block.protocol}-payload" if block.payload else block.protocol
+    name = f"block-{what}{_suffix(block.port)}-{block.way}"
     return Rule(
         name,
         block.how,
         inside=inside if up else outside,
         outside=outside if up else inside,
         protocol=block.protocol,
-        destination_port=block.port if up else None,
-        source_port=None if up else block.port,
+        destination_port=block.port if up else block.client_port,
+        source_port=block.client_port if up else block.port,
+        destination=block.server if up else None,
+        source=None if up else block.server,
+        pushing=block.payload,
     )
 
 

@@ -40,6 +40,8 @@ _META_IIFNAME, _META_OIFNAME, _META_NFPROTO, _META_L4PROTO = 6, 7, 15, 16
 _CT_STATE_BITS: Final = {"established": 2, "related": 4, "new": 8, "invalid": 1}
 _PROTOCOL_NUMBERS: Final = {"tcp": 6, "udp": 17, "icmp": 1, "icmpv6": 58}
 _COMMENT: Final = 0
+_TCP_FLAGS_AT: Final = 13
+_TCP_PSH: Final = 0x08
 _HOOKS: Final = {"forward": 2, "postrouting": 4}
 _PRIORITIES: Final = {"filter": 0, "nat": 100}
 _REJECT_ICMPX, _REJECT_RST = 2, 1
@@ -63,6 +65,8 @@ class Rule:
         source, destination: address or prefix (IPv4: /8 /16 /24 /32; IPv6: a multiple of 8).
         state: connection states, any of which matches.
         ports: for masquerade: range of outer ports.
+        pushing: TCP segments with the PSH flag: those that complete what was written. The handshake and bare
+            acknowledgements have none.
     """
 
     name: str
@@ -77,6 +81,7 @@ class Rule:
     state: tuple[str, ...] = ()
     ipv4_only: bool = False
     ports: tuple[int, int] | None = None
+    pushing: bool = False
 
     def text(self) -> str:
         """The rule as ``nft list ruleset`` would print it."""
@@ -89,6 +94,7 @@ class Rule:
             f"meta l4proto {self.protocol}" if self.protocol else "",
             f"{self.protocol} sport {self.source_port}" if self.source_port is not None else "",
             f"{self.protocol} dport {self.destination_port}" if self.destination_port is not None else "",
+            "tcp flags psh" if self.pushing else "",
             f"ct state {','.join(self.state)}" if self.state else "",
             "counter",
             self._verdict_text(),
@@ -204,6 +210,8 @@ def _matches(rule: Rule) -> list[bytes]:
     for offset, port in ((0, rule.source_port), (2, rule.destination_port)):
         if port is not None:
             parts += [_payload(2, offset, 2), _compare(struct.pack("!H", port))]
+    if rule.pushing:
+        parts += [_payload(2, _TCP_FLAGS_AT, 1), _masked(bytes([_TCP_PSH])), _compare(b"\0", _NOT_EQUAL)]
     if rule.state:
         parts += _match_state(rule.state)
     return parts
@@ -225,16 +233,20 @@ def _match_address(which: str, address: str) -> list[bytes]:
 
 def _match_state(states: tuple[str, ...]) -> list[bytes]:
     mask = sum(_CT_STATE_BITS[state] for state in states)
-    zero = bytes(4)
+    load = _expression("ct", number(1, _REG32) + number(2, 0))
+    return [load, _masked(struct.pack("=I", mask)), _compare(bytes(4), _NOT_EQUAL)]
+
+
+def _masked(mask: bytes) -> bytes:
+    """Keep these bits of the register."""
     bitwise = (
         number(1, _REG32)
         + number(2, _REG32)
-        + number(3, 4)
-        + nested(4, attribute(1, struct.pack("=I", mask)))
-        + nested(5, attribute(1, zero))
+        + number(3, len(mask))
+        + nested(4, attribute(1, mask))
+        + nested(5, attribute(1, bytes(len(mask))))
     )
-    load = _expression("ct", number(1, _REG32) + number(2, 0))
-    return [load, _expression("bitwise", bitwise), _compare(zero, _NOT_EQUAL)]
+    return _expression("bitwise", bitwise)
 
 
 def _encode_verdict(rule: Rule) -> bytes:
