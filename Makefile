@@ -52,7 +52,7 @@ demo:
 
 # The Rust tests leave the Python face out, so that they link without a Python library.
 test:
-	@scripts/bootstrap build test
+	@scripts/bootstrap build test interop
 	scripts/with-heading "cargo test" $(CARGO) test --quiet --locked --no-default-features --manifest-path $(MANIFEST) $(CARGO_TEST_ARGS)
 	scripts/with-heading "pytest" scripts/in-namespace $(PY) -m pytest $(wildcard tests/unit tests/sim tests/e2e) $(PYTEST_ARGS)
 

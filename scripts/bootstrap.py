@@ -118,7 +118,10 @@ GROUPS: Final[Mapping[str, Sequence[Need]]] = {
     ),
     "interop": (
         Need("baresip-core", has_program("baresip"), "calls by baresip are left out"),
+        Need("linphone-cli", has_program("linphonec"), "calls by linphone are left out"),
         Need("sip-tester", has_program("sipp"), "calls by SIPp are left out"),
+        Need("kamailio", has_program("kamailio"), "calls through Kamailio are left out"),
+        Need("rtpengine-daemon", has_program("rtpengine"), "calls through rtpengine are left out"),
     ),
 }
 
@@ -126,6 +129,8 @@ GROUPS: Final[Mapping[str, Sequence[Need]]] = {
 UNWANTED_SERVICES: Final = {
     "ocserv": ("ocserv.socket", "ocserv.service"),
     "openvpn": ("openvpn.service",),
+    "kamailio": ("kamailio.service",),
+    "rtpengine-daemon": ("rtpengine-daemon.service",),
 }
 
 

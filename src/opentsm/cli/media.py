@@ -41,7 +41,8 @@ def lines(status: dict[str, Any]) -> list[str]:
     """The answer for people."""
     addresses = ", ".join(status["addresses"])
     first = f"{status['device']}  {addresses}  {status['state']}  media to {status['media']}"
-    shown = [f"{first}  DDT {status['ddt']}  calls {status['calls']}"]
+    sip = f"  SIP server {status['sip_server']}" if status["sip_server"] else ""
+    shown = [f"{first}  DDT {status['ddt']}{sip}  calls {status['calls']}"]
     for flow in status["flows"]:
         sent, received = flow["sent"], flow["received"]
         shown.append(

@@ -101,11 +101,13 @@ class Control:
             }
             for row, path in device.rows()
         ]
+        sip = tunnel.configuration.lease.sip_server
         return {
             "device": self._name,
             "pid": os.getpid(),
             "server": str(tunnel.server),
             "state": tunnel.state,
+            "sip_server": None if sip is None else f"{sip[0]}:{sip[1]}",
             "addresses": [str(address) for address in tunnel.inner_addresses],
             "media": device.mode.name.lower(),
             "ddt": tunnel.ddt_state,
@@ -169,7 +171,7 @@ def _may_ask(peer: socket.socket) -> bool:
 def running() -> list[Running]:
     """Who can be asked in this network namespace."""
     found = []
-    for line in FilePath("/proc/net/unix").read_text().splitlines():
+    for line in FilePath("/proc/thread-self/net/unix").read_text().splitlines():
         name = line.rpartition(" ")[2]
         words = name.removeprefix("@").removeprefix(f"{PREFIX}/").split("/")
         if name.startswith(f"@{PREFIX}/") and len(words) == 2 and words[1].isdecimal():

@@ -73,7 +73,8 @@ congestion-control = "{congestion}"
 
 @dataclass
 class Shape:
-    """What a test's server is like. ``address``: the IPv4 address it listens on; "": every one."""
+    """What a test's server is like. ``address``: the IPv4 address it listens on; "": every one.
+    ``sip_server``: told to clients."""
 
     services: tuple[str, ...] = ("SIP", "DDT")
     ranges: tuple[str, ...] = ("10.64.1.10-10.64.1.250", "fd00:64::1000-fd00:64::1fff")
@@ -83,6 +84,7 @@ class Shape:
     persistence: str = "330 s"
     sbc: bool = False
     store: bool = True
+    sip_server: str = ""
     core: str = "tun"
     address: str = ""
     congestion: str = ""
@@ -100,6 +102,7 @@ class Shape:
             REALM.format(core=self.core, device='tun = "tsm0"' if self.core == "tun" else ""),
             SBC.format(domain=SIP_DOMAIN) if self.sbc else "",
             POOL.format(ranges=json.dumps(self.ranges)),
+            f'sip-server = "{self.sip_server}"\n' if self.sip_server else "",
             INTERFACE.format(
                 ports=json.dumps(list(addresses)),
                 services=json.dumps(self.services),
