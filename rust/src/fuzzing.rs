@@ -3,10 +3,14 @@
 //! in every test run.
 
 use crate::boundary::{Event, EventQueue, TcpEvent};
+use crate::coding::frames::{PACKED_PAYLOAD, Recovery, open_feedback};
+use crate::coding::head::Head;
+use crate::coding::headers::{Unpacked, Unpacker};
+use crate::coding::receiver::{Decoder, Repair};
 use crate::crypto::dtls_record::content_type;
 use crate::crypto::{Datagrams, DtlsListener, ListenOutcome, records};
 use crate::frame::{ControlHead, Frame, next_frame};
-use crate::limits::{MAX_CONTROL_MESSAGE, MAX_INNER_PACKET};
+use crate::limits::{MAX_CONTEXTS, MAX_CONTROL_MESSAGE, MAX_INNER_PACKET};
 use crate::packet::{End, Meta, TCP, echo_reply, readdress, transport_checksum, udp_checksum_ok, write_ip};
 use crate::tcp::Tuple;
 use crate::tcp::connection::{Connection, Outbox};
@@ -50,6 +54,55 @@ pub fn frames(data: &[u8]) {
             Err(_) => return,
         }
     }
+}
+
+/// One datagram of coded frames from a peer who has agreed to them: what is rebuilt is a whole packet with right
+/// checksums, what is computed fits a frame, and what is known of the peer stays bounded.
+pub fn coding(data: &[u8]) {
+    let (mut unpacker, mut decoder) = (Unpacker::default(), Decoder::default());
+    let (mut out, mut payload, mut at) = (Vec::new(), Vec::new(), 0);
+    let mut anchor: Option<(u32, Head)> = None;
+    while let Some(rest) = data.get(at..) {
+        let length = match next_frame(rest) {
+            Ok(Frame::Packed(length)) => {
+                if let Unpacked::Packet(_) = unpacker.unpack(&rest[..length], at as u64, &mut out) {
+                    rebuilt(&out, rest[2] >> 6 < 2);
+                }
+                let _ = open_feedback(&rest[..length]);
+                length
+            }
+            Ok(Frame::Sequenced(length)) => {
+                if let Some(parts) = Head::split(&rest[6..length]) {
+                    anchor = Some((at as u32, parts.head));
+                    decoder.note(&parts.head, at as u32, parts.payload, at as u64);
+                }
+                length
+            }
+            Ok(Frame::Recovery(length)) => {
+                let parsed = Recovery::parse(&rest[..length]);
+                let Ok(Some((recovery, whole))) = parsed else { panic!("a whole frame can be read") };
+                assert_eq!((whole, recovery.size() <= length), (length, true));
+                if let Some((number, head)) = &anchor
+                    && let Repair::Frame(_) = decoder.repair(head, *number, &recovery, &mut payload)
+                {
+                    out.clear();
+                    assert!(payload.len() <= PACKED_PAYLOAD && head.write(7, &payload, &mut out));
+                    rebuilt(&out, true);
+                }
+                length
+            }
+            Ok(Frame::Inner(length) | Frame::Control(length)) => length,
+            Ok(Frame::Incomplete) | Err(_) => break,
+        };
+        at += length;
+    }
+    assert!(unpacker.contexts() <= MAX_CONTEXTS);
+}
+
+/// What came out of a context or of recovery data is a packet from end to end.
+fn rebuilt(packet: &[u8], ours: bool) {
+    let parts = Head::split(packet);
+    assert!(parts.is_some_and(|parts| !ours || parts.head.intact(packet)), "not a packet of its flow");
 }
 
 /// Look at bytes as an inner packet, then change it in every way we know.
@@ -218,6 +271,10 @@ mod tests {
             &[0x60, 0, 0, 0, 0, 20, 44, 64],
             &[0x10, 0, 5, 3],
             &[0x12, 0, 0, 0, 0, 9, 0x45, 0, 0, 40],
+            &[0x11, 3, 0x80, 0, 0x45, 0, 0, 40],
+            &[0x11, 3, 0, 20],
+            &[0x13, 1, 1, 20],
+            &[0x13, 0x12, 0, 1, 0, 3, 0, 20, 0, 20],
             &[22, 0xfe, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 60, 1, 0, 0, 48, 0, 0, 0, 0, 0, 0, 0, 48],
             &[23, 0xfe, 0xfd, 0, 1, 0, 0, 0, 0, 0, 1, 0, 40],
         ];
@@ -228,6 +285,33 @@ mod tests {
         data
     }
 
+    /// A context or two, sequenced frames of a flow, then what a hostile peer makes of them.
+    fn coded_datagram(bytes: &mut Bytes, tail: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        for number in 0..3u8 {
+            let payload = bytes.next() as u8 % 40;
+            let mut packet = Vec::new();
+            assert!(write_ip(
+                IpAddr::V4(Ipv4Addr::LOCALHOST),
+                IpAddr::V4(Ipv4Addr::LOCALHOST),
+                17,
+                0,
+                8 + usize::from(payload),
+                &mut packet
+            ));
+            packet.extend_from_slice(&[0, 9, 0, 10, 0, 8 + payload, 0, 0]);
+            packet.extend(bytes.fill(usize::from(payload)));
+            out.extend_from_slice(&if number == 0 {
+                vec![0x11, 3, 0x80, 0]
+            } else {
+                vec![0x12, 0, 0, 0, 0, number]
+            });
+            out.extend_from_slice(&packet);
+        }
+        out.extend_from_slice(tail);
+        out
+    }
+
     #[test]
     fn no_bytes_break_the_parsers() {
         let mut bytes = Bytes(0x0bad_5eed);
@@ -236,6 +320,8 @@ mod tests {
             frames(&data);
             packet(&data);
             control(&data);
+            coding(&data);
+            coding(&coded_datagram(&mut bytes, &data));
             datagram(&data);
         }
     }
