@@ -204,8 +204,7 @@ def _client_ddt_rows() -> dict[tuple[ClientDdt, ClientDdtInput], Row]:
         rows[state, i.RESERVED] = Row(s.OPENING, "open_another")
     for state in (s.PROVING, s.UP, s.SILENT, s.LINGERING):
         rows[state, i.MOVED] = Row(s.RELEASING, "release")
-    for state in (s.OPENING, s.CONFIGURING):
-        rows[state, i.MOVED] = Row(s.ABSENT, "drop")
+    rows[s.CONFIGURING, i.MOVED] = Row(s.ABSENT, "drop")
     rows[s.WAITING, i.MOVED] = Row(s.ABSENT, "retry")
     for state in s:
         rows[state, i.RESET] = Row(s.ABSENT, "reset")
