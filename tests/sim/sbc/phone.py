@@ -5,6 +5,7 @@ of calls."""
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -12,6 +13,7 @@ from typing import Protocol
 from sipmessage import AuthChallenge, Message, Request, Response
 
 T1, T2 = 0.5, 4.0
+_RECEIVED = re.compile(rb"received=([0-9a-f]*:[0-9a-f:]*)")
 
 
 class Network(Protocol):
@@ -86,6 +88,11 @@ class Phone:
     _unacked: dict[str, bytes] = field(default_factory=dict)
     _sequence: int = 0
 
+    @property
+    def host(self) -> str:
+        """Its address as it stands in a URI."""
+        return f"[{self.address}]" if ":" in self.address else self.address
+
     # -- the wire -----------------------------------------------------------------------------------
     def _send(self, data: bytes) -> None:
         self.network.send((self.address, self.port), data)
@@ -97,7 +104,7 @@ class Phone:
         kind = ["Content-Type: application/sdp"] if body else []
         lines = [
             f"{method} {uri} SIP/2.0",
-            f"Via: SIP/2.0/{self.transport.upper()} {self.address}:{self.port};branch={branch};rport",
+            f"Via: SIP/2.0/{self.transport.upper()} {self.host}:{self.port};branch={branch};rport",
             "Max-Forwards: 70",
             *headers,
             *kind,
@@ -133,7 +140,8 @@ class Phone:
         if not data.strip():
             return
         try:
-            self._take(Message.parse(data))
+            # sipmessage does not know IPv6 addresses there without brackets, as the RFC's grammar has them.
+            self._take(Message.parse(_RECEIVED.sub(rb"received=[\1]", data)))
         except (ValueError, LookupError, TypeError, AssertionError):
             if not self.lenient:
                 raise
@@ -207,11 +215,12 @@ class Phone:
     # -- calling ------------------------------------------------------------------------------------
     def sdp(self, leg: Leg, direction: str = "sendrecv") -> str:
         address = self.media_address or self.address
+        family = "IP6" if ":" in address else "IP4"
         lines = [
             "v=0",
-            f"o={self.name} 1 {leg.version} IN IP4 {address}",
+            f"o={self.name} 1 {leg.version} IN {family} {address}",
             "s=-",
-            f"c=IN IP4 {address}",
+            f"c=IN {family} {address}",
             "t=0 0",
             f"m=audio {self.media_port} RTP/AVP 0 8",
             f"a={direction}",
@@ -264,7 +273,7 @@ class Phone:
 
     def _contact(self) -> str:
         more = ";transport=tcp" if self.transport == "tcp" else ""
-        return f"Contact: <sip:{self.name}@{self.address}:{self.port}{more}>"
+        return f"Contact: <sip:{self.name}@{self.host}:{self.port}{more}>"
 
     def _dialog_headers(self, leg: Leg, cseq: str) -> list[str]:
         own = leg.events[0] if leg.outgoing else f"<sip:{self.name}@{self.domain}>;tag={leg.own_tag}"

@@ -258,7 +258,10 @@ def test_any_course_of_offers_and_answers_ends_with_nothing_left(
         elif what == "leg":
             follow(
                 media.set_leg(
-                    Side.CALLEE, Leg(SBC, (f"10.64.0.{len(lines) + 3}",), f"10.64.0.{len(lines) + 3}")
+                    Side.CALLEE,
+                    Leg("192.0.2.10", (), "192.0.2.20", core=True)
+                    if side is Side.CALLER
+                    else Leg(SBC, (f"10.64.0.{len(lines) + 3}",), f"10.64.0.{len(lines) + 3}"),
                 )
             )
         else:
@@ -268,3 +271,121 @@ def test_any_course_of_offers_and_answers_ends_with_nothing_left(
     assert not relays
     assert not any(flows.values())
     assert ports.free == ports.size
+    assert CORE_PORTS.free == CORE_PORTS.size
+
+
+# -- every kind of media that there is ---------------------------------------------------------------
+SDES = "a=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:WVNfX19zZW1jdGwgKCkgewkyMjA7fQp9CnVubGVz|2^20|1:4"
+DTLS = (
+    "a=fingerprint:sha-256 6B:8B:F0:65:5F:78:E2:51:3B:AC:6F:F3:3F:46:1B:35:DC:B8:5F:64:1A:24:C2:43:F0:A1:58",
+    "a=setup:actpass",
+    "a=tls-id:89J2LRATQ3ULA24G9AHWVR31VJWSLB68",
+)
+T38 = (
+    "a=T38FaxVersion:0",
+    "a=T38MaxBitRate:14400",
+    "a=T38FaxRateManagement:transferredTCF",
+    "a=T38FaxUdpEC:t38UDPRedundancy",
+)
+KINDS = {
+    "audio": ("audio 16000 RTP/AVP 0 8 101", ("a=rtpmap:101 telephone-event/8000",), True, True),
+    "video": ("video 16000 RTP/AVPF 96", ("a=rtpmap:96 VP8/90000", "a=rtcp-fb:96 nack pli"), True, True),
+    "fax": ("image 16000 udptl t38", T38, False, False),
+    "SRTP with keys in SDP": ("audio 16000 RTP/SAVP 0", (SDES,), True, False),
+    "SRTP with keys by DTLS": ("audio 16000 UDP/TLS/RTP/SAVPF 111", DTLS, True, False),
+    "real-time text": ("text 16000 RTP/AVP 98", ("a=rtpmap:98 t140/1000",), True, True),
+    "RTCP on the same port": ("audio 16000 RTP/AVP 0", ("a=rtcp-mux",), True, True),
+    "slides over DTLS": (
+        "application 16000 UDP/DTLS/SCTP webrtc-datachannel",
+        ("a=sctp-port:5000",),
+        False,
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("address", ["10.64.0.2", "fd00::2"])
+def test_every_kind_is_relayed_and_only_its_place_changes(name: str, address: str) -> None:
+    line, attributes, rtp, rtcp = KINDS[name]
+    media, _ = session()
+    seen, actions = media.offer(Side.CALLER, sdp(line, address=address, more=attributes))
+    relay = opened(actions)[0]
+    assert (relay.rtp, relay.rtcp) == (rtp, rtcp)
+    assert relay.remote_a == (address, 16000)
+    assert relay.local_a[0] == (SBC6 if ":" in address else SBC)
+    kind, _, proto = line.split(" ", 2)
+    text = seen.encode().decode()
+    assert f"m={kind} {relay.local_b[1]} {proto}\r\n" in text
+    assert [one for one in text.split("\r\n") if one.startswith("a=")] == list(attributes)
+    assert f"c=IN IP4 {SBC}" in text
+    assert address not in text
+    answered, _ = media.answer(Side.CALLEE, sdp(line, address="10.64.0.3", more=attributes))
+    back = answered.encode().decode()
+    assert f"c=IN IP{6 if ':' in address else 4} {relay.local_a[0]}" in back
+    assert f"m={kind} {relay.local_a[1]} {proto}\r\n" in back
+
+
+def test_rtcp_at_a_place_of_its_own_is_relayed_there() -> None:
+    media, _ = session()
+    seen, actions = media.offer(
+        Side.CALLER, sdp("audio 16000 RTP/AVP 0", more=("a=rtcp:17001 IN IP4 10.64.0.2",))
+    )
+    rtp, rtcp = opened(actions)
+    assert (rtp.remote_a, rtcp.remote_a) == (("10.64.0.2", 16000), ("10.64.0.2", 17001))
+    assert f"a=rtcp:{rtp.local_b[1] + 1}" in seen.encode().decode()
+
+
+def test_speech_that_turns_into_fax_keeps_its_relay_and_is_no_longer_read_as_rtp() -> None:
+    """A re-INVITE to T.38 (ITU-T T.38 annex D) on the same m-line."""
+    media, _ = session()
+    media.offer(Side.CALLER, sdp("audio 16000 RTP/AVP 0"))
+    media.answer(Side.CALLEE, sdp("audio 18000 RTP/AVP 0", address="10.64.0.3"))
+    media.settle()
+    media.offer(Side.CALLEE, sdp("image 18000 udptl t38", address="10.64.0.3"))
+    _, actions = media.answer(Side.CALLER, sdp("image 16000 udptl t38"))
+    assert opened(actions) == []
+    assert closed(actions) == 1, "the relay of RTCP"
+    (update,) = [action for action in actions if isinstance(action, UpdateRelay)]
+    assert update.follow == (False, False)
+    assert media.codec == "T38"
+
+
+def test_the_core_side_has_ports_of_its_own() -> None:
+    core = Leg("192.0.2.10", (), "192.0.2.20", core=True, early=("192.0.2.20",))
+    media, ports = session(core)
+    free = CORE_PORTS.free
+    seen, actions = media.offer(Side.CALLER, sdp("audio 16000 RTP/AVP 0"))
+    rtp, rtcp = opened(actions)
+    assert (rtp.core_a, rtp.core_b, rtp.local_a[0], rtp.local_b[0]) == (False, True, SBC, "192.0.2.10")
+    assert 40000 <= rtp.local_b[1] < rtcp.local_b[1] <= 40039
+    assert seen.media[0].port == rtp.local_b[1]
+    assert rtp.early_b == ("192.0.2.20",)
+    assert (ports.free, CORE_PORTS.free) == (ports.size - 1, free - 1)
+    media.close()
+    assert (ports.free, CORE_PORTS.free) == (ports.size, free)
+
+
+def test_a_callee_on_the_other_side_gets_ports_of_that_side() -> None:
+    """An inner phone rang first; in the end somebody on the core side answers."""
+    media, ports = session()
+    media.offer(Side.CALLER, sdp("audio 16000 RTP/AVP 0"))
+    core = Leg("192.0.2.10", (), "192.0.2.20", core=True)
+    assert closed(media.set_leg(Side.CALLEE, core)) == 2
+    _, actions = media.answer(Side.CALLEE, sdp("audio 30000 RTP/AVP 0", address="192.0.2.20"))
+    rtp, _ = opened(actions)
+    assert (rtp.core_b, rtp.remote_b) == (True, ("192.0.2.20", 30000))
+    assert ports.free == ports.size - 1
+    media.close()
+    assert ports.free == ports.size
+
+
+def test_an_answer_is_of_the_family_that_was_offered() -> None:
+    """Bob was told an IPv4 place; his IPv6 address would never hear anything."""
+    both = Leg(SBC, ("10.64.0.3", "fd00::3"), "10.64.0.3", other=SBC6)
+    media, _ = session(both)
+    media.offer(Side.CALLER, sdp("audio 16000 RTP/AVP 0"))
+    _, actions = media.answer(Side.CALLEE, sdp("audio 18000 RTP/AVP 0", address="fd00::3"))
+    update = next(action for action in actions if isinstance(action, UpdateRelay))
+    assert update.remote_b == ("10.64.0.3", 18000)
+    assert media.corrected == 1

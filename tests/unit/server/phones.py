@@ -88,12 +88,17 @@ class CoreSip(asyncio.DatagramProtocol):
 
 @dataclass
 class Party:
-    """A phone, its media, and what has to be closed."""
+    """A phone, its media, and what has to be closed.
+
+    Attributes:
+        paths: which tunnel each SIP message came by: 0 stream, 1 datagram.
+    """
 
     phone: Phone
     media: Media
     wire: Wire
     stack: contextlib.AsyncExitStack
+    paths: list[int] = field(default_factory=list)
 
     async def close(self) -> None:
         for handle in self.wire.handles:
@@ -101,9 +106,9 @@ class Party:
         await self.stack.aclose()
 
 
-def media_socket(client: Client) -> Media:
+def media_socket(client: Client, *, ipv6: bool = False) -> Media:
     """Media of a phone in a tunnel."""
-    inner, media = client.socket(), Media()
+    inner, media = client.socket(ipv6=ipv6), Media()
     client.site.plane.watch_socket(inner.id, lambda data, source, path: media.heard.append(data))
     media.address, media.port = inner.address, inner.port
     media.send = inner.send
@@ -111,14 +116,20 @@ def media_socket(client: Client) -> Media:
 
 
 def tunnelled(client: Client, name: str, domain: str, sbc: SocketAddress) -> Party:
-    """A phone in a tunnel."""
-    inner: Inner = client.socket()
+    """A phone in a tunnel, of the family of the SBC's address."""
+    inner: Inner = client.socket(ipv6=":" in sbc[0])
     wire = Wire(lambda data: inner.send(data, *sbc))
-    media = media_socket(client)
+    media = media_socket(client, ipv6=":" in sbc[0])
     phone = Phone(wire, name, inner.address, f"{name}-secret", domain, port=inner.port)
     phone.algorithm, phone.media_port, phone.ring_time = "MD5", media.port, 0.0
-    client.site.plane.watch_socket(inner.id, lambda data, source, path: phone.receive(data))
-    return Party(phone, media, wire, contextlib.AsyncExitStack())
+    party = Party(phone, media, wire, contextlib.AsyncExitStack())
+
+    def received(data: bytes, source: SocketAddress, path: int) -> None:
+        party.paths.append(path)
+        phone.receive(data)
+
+    client.site.plane.watch_socket(inner.id, received)
+    return party
 
 
 class InnerSip(asyncio.Protocol):

@@ -30,6 +30,7 @@ SBC = """
 realm = "core"
 domain = "example.test"
 address = "10.64.0.2"
+address6 = "fd00:64::2"
 users-file = "{folder}/sip-users"
 cdr-file = "{folder}/calls.jsonl"
 database = "{folder}/sbc.db"
@@ -71,7 +72,7 @@ async def scene(folder: Path, tmp_path: Path, transport: str) -> AsyncIterator[t
 
 
 def place(sdp: str) -> SocketAddress:
-    address = re.search(r"^c=IN IP4 (\S+)", sdp, re.MULTILINE)
+    address = re.search(r"^c=IN IP[46] (\S+)", sdp, re.MULTILINE)
     port = re.search(r"^m=audio (\d+)", sdp, re.MULTILINE)
     assert address is not None
     assert port is not None
@@ -185,6 +186,57 @@ async def test_a_desk_phone_and_a_tunnelled_one_call_each_other(
             await until(lambda there=there: there.state == "ended", "the end")  # type: ignore[misc]
         await desk.close()
         assert not provider.phone.received
+
+
+@pytest.mark.parametrize("whom", ["bob", "+4930"])
+async def test_a_call_between_ipv6_and_ipv4(certificates_folder: Path, tmp_path: Path, whom: str) -> None:
+    """Alice has both families and speaks SIP by the one, the other side is on the other."""
+    async with scene(certificates_folder, tmp_path, "udp") as (site, _, provider):
+        six = tunnelled(await site.up(), "carol", DOMAIN, ("fd00:64::2", 5060))
+        bob = tunnelled(await site.up(), "bob", DOMAIN, INNER)
+        for party in (six, bob):
+            party.phone.register()
+            await until(lambda party=party: party.phone.registered == ["200"], "registrations")  # type: ignore[misc]
+        callee = bob if whom == "bob" else provider
+        leg = six.phone.call(whom)
+        await until(lambda: leg.state == "answered", "the answer")
+        there = callee.phone.calls[leg.call_id]
+        assert place(leg.far_sdp)[0] == "fd00:64::2"
+        assert place(there.far_sdp)[0] in (INNER[0], CORE[0])
+        await speak(six, place(leg.far_sdp), callee)
+        await speak(callee, place(there.far_sdp), six)
+        callee.phone.hang_up(there)
+        await until(lambda: leg.state == "ended", "the end")
+        for party in (six, bob):
+            await party.close()
+
+
+async def test_an_idle_phone_is_rung_through_its_stream_and_may_answer_from_elsewhere(
+    certificates_folder: Path, tmp_path: Path
+) -> None:
+    """Bob's laptop has another tunnel by now: his answer and his media come from there."""
+    async with scene(certificates_folder, tmp_path, "udp") as (site, alice, _):
+        bob = tunnelled(await site.up(), "bob", DOMAIN, INNER)
+        bob.phone.register()
+        await until(lambda: bob.phone.registered == ["200"], "the registration")
+        bob.paths.clear()
+        elsewhere = tunnelled(await site.up(), "bob", DOMAIN, INNER)
+        assert elsewhere.phone.address != bob.phone.address
+        bob.wire.sender, bob.media = elsewhere.wire.sender, elsewhere.media
+        bob.phone.media_port, bob.phone.media_address = bob.media.port, bob.media.address
+        elsewhere.phone.receive = bob.phone.receive  # type: ignore[method-assign]
+        leg = alice.phone.call("bob")
+        await until(lambda: leg.state == "answered", "the answer")
+        assert bob.paths[0] == 0, "the INVITE came by the stream"
+        there = bob.phone.calls[leg.call_id]
+        await speak(alice, place(leg.far_sdp), bob)
+        await speak(bob, place(there.far_sdp), alice)
+        bob.phone.hang_up(there)
+        await until(lambda: leg.state == "ended", "the end")
+        record = await the_record(tmp_path)
+        assert (record["callee"], record["ended_by"]) == ("bob@example.test", "callee")
+        for party in (bob, elsewhere):
+            await party.close()
 
 
 async def test_core_ports_can_be_had_again_after_the_call(certificates_folder: Path, tmp_path: Path) -> None:
