@@ -12,6 +12,7 @@ use crate::crypto::{Datagrams, DtlsListener, ListenOutcome, records};
 use crate::frame::{ControlHead, Frame, next_frame};
 use crate::limits::{MAX_CONTEXTS, MAX_CONTROL_MESSAGE, MAX_INNER_PACKET};
 use crate::packet::{End, Meta, TCP, echo_reply, readdress, transport_checksum, udp_checksum_ok, write_ip};
+use crate::tables::relays::{EARLY, End as Leg, Follow, Relays};
 use crate::tcp::Tuple;
 use crate::tcp::connection::{Connection, Outbox};
 use crate::tcp::segment::Segment;
@@ -151,6 +152,24 @@ pub fn datagram(data: &[u8]) {
     }
 }
 
+/// Media for a relay from one party, read for its statistics: each chunk is one packet.
+pub fn media(data: &[u8]) {
+    let here = SocketAddr::from(([10, 0, 0, 2], 4000));
+    let end = |port| Leg { local: ([10, 0, 0, 1], port).into(), remote: Some(here), early: [None; EARLY] };
+    let follow = Follow { rtp: true, rtcp: true };
+    let relays = Relays::default();
+    let Ok(relay) = relays.open(1, [end(1), end(2)], [None, None], follow) else { return };
+    let mut now_us = 0;
+    for packet in data.chunks(1 + usize::from(data.first().copied().unwrap_or(0))) {
+        now_us += 20_000;
+        let side = packet.len() & 1;
+        assert!(relay.pass(side, here, packet, 1, now_us).is_ok());
+    }
+    for leg in relay.legs() {
+        assert!(leg.reception.lost() <= leg.reception.expected());
+    }
+}
+
 /// A peer that sends any segments at all to a connection of ours: no panic, whatever the program does meanwhile.
 /// Each 12 bytes are one segment near the numbers that would be right, so that its depths are reached.
 pub fn tcp(data: &[u8]) {
@@ -270,6 +289,9 @@ mod tests {
             &[0x60, 0, 0, 0, 0, 20, 17, 64],
             &[0x60, 0, 0, 0, 0, 20, 44, 64],
             &[0x10, 0, 5, 3],
+            &[0x80, 0, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 7],
+            &[0x81, 200, 0, 12, 0, 0, 0, 7],
+            &[0x9f, 201, 0xff, 0xff, 0, 0, 0, 7],
             &[0x12, 0, 0, 0, 0, 9, 0x45, 0, 0, 40],
             &[0x11, 3, 0x80, 0, 0x45, 0, 0, 40],
             &[0x11, 3, 0, 20],
@@ -323,6 +345,7 @@ mod tests {
             coding(&data);
             coding(&coded_datagram(&mut bytes, &data));
             datagram(&data);
+            media(&data);
         }
     }
 
