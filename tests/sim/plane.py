@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
@@ -38,11 +39,15 @@ SILENT_AFTER = 1.6
 PROBE_INTERVAL = 0.5
 
 
+_SERIALS = itertools.count()
+
+
 @dataclass(eq=False)
 class Plane:
     """What the user plane holds for one session on one side (0 client, 1 server)."""
 
     side: int
+    serial: int = field(default_factory=lambda: next(_SERIALS))
     addresses: tuple[IpAddress, ...] = ()
     tunnels: dict[Path, Tunnel] = field(default_factory=dict)
     attached: set[Tunnel] = field(default_factory=set)
@@ -71,7 +76,7 @@ class Plane:
         self.sent[flow] += 1
         mode = self.rows.get(flow, SteerMode.STREAM)
         path = Path(int(mode))
-        media = Media(flow, self.sent[flow], id(self))
+        media = Media(flow, self.sent[flow], self.serial)
         tunnel = self.usable(path) if path is Path.DATAGRAM else None
         if tunnel is not None:
             tunnel.send(self.side, media)

@@ -22,7 +22,7 @@ from opentsm.types import Flow, Path, PathMode, Protocol, Service
 from tests.sim.network import Weather
 from tests.sim.sides import ClientOwner, ServerOwner, World
 
-RUNS = int(os.environ.get("OPENTSM_SIM_RUNS", "150"))
+RUNS = int(os.environ.get("OPENTSM_SIM_RUNS", "60"))
 ONLY = os.environ.get("OPENTSM_SIM_SEED")
 BLOCKS = 4
 CLIENTS = 3

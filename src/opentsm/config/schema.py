@@ -313,8 +313,8 @@ SBC: Final = ObjectType(
         Field(
             "database",
             kinds.path(or_empty=True),
-            "SQLite file that keeps registrations and call records over a restart; without it they are kept "
-            "in memory.",
+            "SQLite file that keeps registrations, answered calls and call records over a restart; without "
+            "it they are kept in memory.",
             effect=Effect.RESTART,
         ),
         Field(

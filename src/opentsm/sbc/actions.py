@@ -81,6 +81,13 @@ class SaveBindings:
 
 
 @dataclass(frozen=True, slots=True)
+class CallStands:
+    """A call is answered, or an answered one has changed: what outlives this process is another now."""
+
+    call: Call
+
+
+@dataclass(frozen=True, slots=True)
 class CallEnded:
     """A call is over; all its relays have been closed by actions before this one."""
 
@@ -96,5 +103,5 @@ class Note:
     warning: bool = False
 
 
-Action = Send | OpenRelay | UpdateRelay | CloseRelay | MediaFlows | SaveBindings | CallEnded | Note
 MediaAction = OpenRelay | UpdateRelay | CloseRelay | MediaFlows
+Action = Send | MediaAction | SaveBindings | CallStands | CallEnded | Note

@@ -7,11 +7,12 @@ from typing import Any, Final
 
 from opentsm.errors import RemoteProtocolError
 
-from .actions import CallEnded, MediaAction
+from .actions import CallEnded, CallStands, MediaAction
 from .dialogs import MAX_SECONDS, SESSION_GRACE, Call, CallInput, CallKey, CallState, Party
 from .forking import Context, Target
 from .headers import Essentials, name_addr_untrusted, uri_untrusted
 from .hop import Hop
+from .keptcalls import restored_call
 from .media import Leg, MediaSession, NoPorts, Pools, PortPool
 from .message import Request, Response, SipMessage
 from .parties import Client, Side
@@ -119,6 +120,7 @@ class CallControl:
         refusal = self._rewrite(call, side, request, answers=answers)
         if refusal is None and answers:
             call.media.settle()
+            self._stands(call)
         return refusal
 
     def response_passes(
@@ -186,8 +188,31 @@ class CallControl:
             call.media.settle()
         if context.request.method in ("INVITE", "UPDATE"):
             self._watch(now, call, response)
+            self._stands(call)
         if context.request.method == "BYE":
             self._hung_up(now, call, context)
+
+    def _stands(self, call: Call) -> None:
+        if call.state is CallState.ANSWERED:
+            self._shared.out.append(CallStands(call))
+
+    def restore(self, now: float, kept: dict[str, Any], offset: float) -> Call:
+        """An answered call from before a restart goes on.
+
+        Raises:
+            NoPorts: its ports have another owner. KeyError, TypeError, ValueError: it was not written by this
+                version.
+        """
+        call = restored_call(kept, self._pools, offset, anchoring=self._shared.settings.anchoring)
+        for party in (call.caller, call.callee):
+            party.client = self._shared.client_of(party.hop)
+        calls = self._shared.calls
+        calls.serial_used(call.serial)
+        calls.add(call)
+        calls.watch(call, call.until if call.until is not None else now + MAX_SECONDS)
+        self._do(call.media.resume())
+        self._note(call, "call-taken-up", caller=call.caller.aor, callee=call.callee.aor)
+        return call
 
     def _answered(
         self, now: float, call: Call, context: Context, hop: Hop, response: Response, to_tag: str

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Any, Final
 
 from opentsm.errors import RemoteProtocolError
 
@@ -29,6 +29,7 @@ from .headers import (
 )
 from .hop import FlowTokens, Hop
 from .location import Binding
+from .media import NoPorts
 from .message import (
     Request,
     Response,
@@ -118,6 +119,27 @@ class SbcCore:
             if binding.expires_at > now and not self._shared.location.is_full_for(binding.aor):
                 self._shared.location.put(binding)
 
+    def restore_calls(self, now: float, kept: Iterable[dict[str, Any]], offset: float) -> list[Action]:
+        """Answered calls that survived a restart. One whose party has no tunnel any more ends.
+
+        Args:
+            offset: seconds from this clock to the time since 1970.
+        """
+        gone: set[str] = set()
+        for one in kept:
+            try:
+                call = self._control.restore(now, one, offset)
+            except (NoPorts, KeyError, TypeError, ValueError) as error:
+                self._shared.note("call-not-taken-up", warning=True, error=f"{type(error).__name__}: {error}")
+                continue
+            for side in Side:
+                party, leg = call.party(side), call.media.legs[side]
+                if leg.addresses and party.client is None:
+                    gone.add(party.hop.source)
+        if gone:
+            self._proxy.lost(now, frozenset(gone))
+        return self.take()
+
     def receive(self, now: float, hop: Hop, data: bytes) -> list[Action]:
         """One datagram (or one message cut from a stream)."""
         try:
@@ -190,10 +212,16 @@ class SbcCore:
             self._control.end(now, call, "server", "media-timeout", call.code)
         return self.take()
 
-    def shut_down(self, now: float) -> list[Action]:
+    def shut_down(self, now: float, *, keep: bool = False) -> list[Action]:
         """The server stops: records of the calls that stand. Their parties are told nothing, as their calls
-        can go on through the next server."""
+        can go on through the next server.
+
+        Args:
+            keep: answered calls are in a store, and have no end yet.
+        """
         for call in list(self._shared.calls):
+            if keep and call.state is CallState.ANSWERED:
+                continue
             self._control.end(now, call, "server", "shut-down", call.code)
         return self.take()
 

@@ -98,6 +98,7 @@ class Call:
 
     Attributes:
         serial: unique for the life of the process; names its relays.
+        until: when it ends by itself.
         ended_by: ``caller``, ``callee`` or ``server``. code: final SIP code of the INVITE.
         reason: stable name of why it ended.
     """
@@ -116,6 +117,7 @@ class Call:
     ended_by: str = ""
     reason: str = ""
     code: int = 0
+    until: float | None = None
 
     def step(self, what: CallInput) -> bool:
         """Returns whether the state changed."""
@@ -157,6 +159,10 @@ class Calls:
         self._serial += 1
         return self._serial
 
+    def serial_used(self, serial: int) -> None:
+        """A call from before a restart has this one."""
+        self._serial = max(self._serial, serial)
+
     def is_full_for(self, address: str) -> bool:
         return len(self._calls) >= MAX_CALLS or self._per_client[address] >= MAX_CALLS_PER_CLIENT
 
@@ -175,6 +181,7 @@ class Calls:
 
     def watch(self, call: Call, until: float) -> None:
         """The call ends by itself unless it is watched anew before."""
+        call.until = until
         self._deadlines.set(call.key, until)
 
     def next_deadline(self) -> float | None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from ipaddress import ip_address
+from typing import Any
 
 from opentsm.types import Flow, Protocol, SocketAddress
 
@@ -46,6 +47,17 @@ class PortPool:
         if not self._free:
             raise NoPorts
         return self._free.popleft()
+
+    def claim(self, port: int) -> None:
+        """Take this pair and no other: a call from before a restart has it.
+
+        Raises:
+            NoPorts: it is not free, or not of this range.
+        """
+        try:
+            self._free.remove(port)
+        except ValueError:
+            raise NoPorts from None
 
     def give_back(self, port: int) -> None:
         self._free.append(port)
@@ -236,6 +248,52 @@ class MediaSession:
         """The offer was refused: all stays as it was."""
         self._offer = None
 
+    def kept(self) -> dict[str, Any]:
+        """What an answered call needs of this to go on after a restart; for JSON."""
+        return {
+            "legs": {side.value: asdict(leg) for side, leg in self.legs.items()},
+            "kinds": [[index, *kind] for index, kind in self.kinds.items()],
+            "codec": self.codec,
+            "streams": [
+                {
+                    "ports": {side.value: port for side, port in stream.ports.items()},
+                    "remote": {side.value: asdict(endpoint) for side, endpoint in stream.remote.items()},
+                    "generation": stream.generation,
+                }
+                for stream in self._streams
+            ],
+        }
+
+    @classmethod
+    def restored(cls, call: int, pools: Pools, kept: dict[str, Any], *, anchoring: bool) -> MediaSession:
+        """The media of a call from before a restart: the same ports, the same parties. ``resume`` opens it.
+
+        Raises:
+            NoPorts: one of its ports has another owner now. KeyError, TypeError, ValueError: ``kept`` is not
+                what this version writes.
+        """
+        legs = {Side(side): _leg(leg) for side, leg in kept["legs"].items()}
+        media = cls(call, pools, legs[Side.CALLER], legs[Side.CALLEE], anchoring=anchoring)
+        media.codec = kept["codec"]
+        media.kinds = {index: (kind, codec) for index, kind, codec in kept["kinds"]}
+        media._settled = True
+        try:
+            for one in kept["streams"]:
+                stream = _Stream(generation=one["generation"])
+                media._streams.append(stream)
+                stream.remote = {Side(side): Endpoint(**end) for side, end in one["remote"].items()}
+                for name, port in one["ports"].items():
+                    pools.of(legs[Side(name)]).claim(port)
+                    stream.ports[Side(name)] = port
+        except (NoPorts, KeyError, TypeError, ValueError):
+            media.close()
+            raise
+        return media
+
+    def resume(self) -> list[MediaAction]:
+        """Open what ``restored`` made ready."""
+        return self._compile()
+
     def close(self) -> list[MediaAction]:
         """End everything and give the ports back."""
         self._offer = None
@@ -406,6 +464,10 @@ class MediaSession:
             far = (ip_address(local), stream.port(side) + extra) if side in stream.ports else None
             flows.append(Flow(Protocol.UDP, remote[1], ":" in remote[0], far))
         return flows
+
+
+def _leg(kept: dict[str, Any]) -> Leg:
+    return Leg(**{**kept, "addresses": tuple(kept["addresses"]), "early": tuple(kept["early"])})
 
 
 def _version(address: str) -> int:

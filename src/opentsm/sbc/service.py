@@ -19,6 +19,7 @@ from opentsm.types import Flow, SocketAddress
 from .actions import (
     Action,
     CallEnded,
+    CallStands,
     CloseRelay,
     MediaFlows,
     Note,
@@ -31,6 +32,7 @@ from .cdr import make_record
 from .core import SbcCore
 from .dialogs import Call, CallState
 from .hop import Hop
+from .keptcalls import kept_call
 from .location import Binding
 from .mediawatch import MediaWatch
 from .parties import IdentityOf, Side
@@ -190,6 +192,8 @@ class SbcService:
         self._core.restore(self._now(), [_binding(row, offset, self.settings) for row in rows])
         self._cdr = await asyncio.to_thread(self._open_cdr)
         await self._transports.open()
+        kept = await self._store.dialogs()
+        self._carry_out(self._core.restore_calls(self._now(), kept, -offset))
         self._arm()
         self._sampler = asyncio.get_running_loop().call_later(SAMPLE_INTERVAL, self._sample)
         _log.info(
@@ -197,16 +201,17 @@ class SbcService:
             domain=self.settings.domain,
             addresses=list(self.settings.locals),
             bindings=len(rows),
+            calls=len(list(self._core.calls)),
         )
 
     async def close(self) -> None:
-        """Close sockets and relays. Calls that stand are written down as ended by the server; registrations
-        stay in the store."""
+        """Close sockets and relays. Registrations and answered calls stay in the store; without one, calls
+        that stand are written down as ended by the server."""
         for handle in (self._timer, self._sampler):
             if handle is not None:
                 handle.cancel()
         if self._core is not None:
-            self._carry_out(self._core.shut_down(self._now()))
+            self._carry_out(self._core.shut_down(self._now(), keep=self._store.outlives))
         await self._transports.close()
         if self._cdr is not None:
             await asyncio.to_thread(self._cdr.close)
@@ -299,7 +304,11 @@ class SbcService:
             elif isinstance(action, SaveBindings):
                 offset = time.time() - self._now()
                 self._store.save_bindings(action.aor, [_row(b, offset) for b in action.bindings])
+            elif isinstance(action, CallStands):
+                call = action.call
+                self._store.save_dialog(_dialog_key(call), kept_call(call, time.time() - self._now()))
             elif isinstance(action, CallEnded):
+                self._store.forget_dialog(_dialog_key(action.call))
                 self._record(action.call)
             else:
                 self._relay(action)
@@ -396,6 +405,10 @@ class SbcService:
         idle = min((min(relay.a.idle_ms, relay.b.idle_ms) for relay in relays), default=0) / 1000.0
         if limit and at > limit and idle > limit:
             self._guarded("media-timeout", lambda core, at: core.media_dead(at, call))
+
+
+def _dialog_key(call: Call) -> str:
+    return f"{call.key.call_id}\n{call.key.tag}"
 
 
 def _line(call: Call, now: float) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What must survive a restart, behind small protocols: sessions, registrations, call records, secrets.
+"""What must survive a restart, behind small protocols: sessions, registrations, calls and records, secrets.
 
 ``ports`` says what callers may ask for, ``sqlite`` keeps it in a file, ``memory`` nowhere.
 """
@@ -6,12 +6,22 @@
 from __future__ import annotations
 
 from .memory import MemoryStore
-from .ports import BindingRow, CallStore, LocationStore, SecretStore, SessionRow, SessionStore, Store
+from .ports import (
+    BindingRow,
+    CallStore,
+    DialogStore,
+    LocationStore,
+    SecretStore,
+    SessionRow,
+    SessionStore,
+    Store,
+)
 from .sqlite import SqliteStore
 
 __all__ = [
     "BindingRow",
     "CallStore",
+    "DialogStore",
     "LocationStore",
     "MemoryStore",
     "SecretStore",

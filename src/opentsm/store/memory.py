@@ -16,10 +16,13 @@ MAX_CALLS: Final = 10_000
 class MemoryStore:
     """Keeps everything in memory."""
 
+    outlives = False
+
     def __init__(self, max_calls: int = MAX_CALLS) -> None:
         self._bindings: dict[str, tuple[BindingRow, ...]] = {}
         self._calls: deque[dict[str, Any]] = deque(maxlen=max_calls)
         self._secrets: dict[str, bytes] = {}
+        self._dialogs: dict[str, dict[str, Any]] = {}
         self._sessions: dict[int, SessionRow] = {}
         self._alive = 0.0
 
@@ -38,6 +41,15 @@ class MemoryStore:
     async def calls(self, limit: int = 100, user: str | None = None) -> list[dict[str, Any]]:
         wanted = [c for c in reversed(self._calls) if user is None or user in (c["caller"], c["callee"])]
         return wanted[:limit]
+
+    def save_dialog(self, key: str, state: dict[str, Any]) -> None:
+        self._dialogs[key] = state
+
+    def forget_dialog(self, key: str) -> None:
+        self._dialogs.pop(key, None)
+
+    async def dialogs(self) -> list[dict[str, Any]]:
+        return list(self._dialogs.values())
 
     async def secret(self, name: str, size: int = 32) -> bytes:
         return self._secrets.setdefault(name, secrets.token_bytes(size))

@@ -102,6 +102,28 @@ class CallStore(Protocol):
         ...
 
 
+class DialogStore(Protocol):
+    """Answered calls in progress.
+
+    Attributes:
+        outlives: what is kept is found by the next process.
+    """
+
+    outlives: bool
+
+    def save_dialog(self, key: str, state: dict[str, Any]) -> None:
+        """The call of this key is now this; values as JSON has them."""
+        ...
+
+    def forget_dialog(self, key: str) -> None:
+        """The call is over."""
+        ...
+
+    async def dialogs(self) -> list[dict[str, Any]]:
+        """All calls that are kept."""
+        ...
+
+
 class SecretStore(Protocol):
     """Secrets that a process makes once and finds again after a restart."""
 
@@ -110,7 +132,7 @@ class SecretStore(Protocol):
         ...
 
 
-class Store(LocationStore, CallStore, SecretStore, SessionStore, Protocol):
+class Store(LocationStore, CallStore, DialogStore, SecretStore, SessionStore, Protocol):
     """All of it, and an end."""
 
     async def close(self) -> None:

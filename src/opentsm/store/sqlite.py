@@ -68,6 +68,9 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     ) WITHOUT ROWID;
     CREATE TABLE moment (name TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;
     """,
+    """
+    CREATE TABLE dialog (key TEXT PRIMARY KEY, state TEXT NOT NULL) WITHOUT ROWID;
+    """,
 )
 """Script number n brings a file of version n to version n + 1; only ever append."""
 
@@ -80,6 +83,8 @@ class SqliteStore:
     Attributes:
         dropped: writes that were given up, by reason: ``queue-full``, ``failed``.
     """
+
+    outlives = True
 
     def __init__(self, connection: sqlite3.Connection, max_calls: int = MAX_CALLS) -> None:
         self.dropped: Counter[str] = Counter()
@@ -145,6 +150,21 @@ class SqliteStore:
                 f"SELECT record FROM call {where} ORDER BY id DESC LIMIT ?", (*values, limit)
             )
             return [json.loads(row[0]) for row in rows]
+
+        return await self._read(read)
+
+    # -- calls in progress --------------------------------------------------------------------------
+    def save_dialog(self, key: str, state: dict[str, Any]) -> None:
+        values = (_storable(key), json.dumps(state, ensure_ascii=True))
+        self._write(lambda c: c.execute("INSERT OR REPLACE INTO dialog VALUES (?, ?)", values))
+
+    def forget_dialog(self, key: str) -> None:
+        values = (_storable(key),)
+        self._write(lambda connection: connection.execute("DELETE FROM dialog WHERE key = ?", values))
+
+    async def dialogs(self) -> list[dict[str, Any]]:
+        def read(connection: sqlite3.Connection) -> list[dict[str, Any]]:
+            return [json.loads(state) for (state,) in connection.execute("SELECT state FROM dialog")]
 
         return await self._read(read)
 

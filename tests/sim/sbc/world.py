@@ -4,6 +4,7 @@ clock."""
 from __future__ import annotations
 
 import heapq
+import json
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from opentsm.sbc.actions import (
     Action,
     CallEnded,
+    CallStands,
     CloseRelay,
     MediaFlows,
     Note,
@@ -23,6 +25,7 @@ from opentsm.sbc.actions import (
 from opentsm.sbc.core import SbcCore
 from opentsm.sbc.dialogs import Call
 from opentsm.sbc.hop import Hop
+from opentsm.sbc.keptcalls import kept_call
 from opentsm.sbc.parties import Client
 from opentsm.sbc.settings import SbcSettings
 from opentsm.sbc.transactions import Send
@@ -33,6 +36,7 @@ from tests.sim.sbc.pipes import Pipes
 
 SERVER = "10.64.0.1"
 CORE = ("192.0.2.10", 5060)
+EPOCH = 1_700_000_000.0
 SETTINGS = SbcSettings(domain="example.org", address=SERVER, media_ports=(20000, 20199))
 
 
@@ -108,14 +112,30 @@ class World:
     relays: dict[RelayKey, OpenRelay] = field(default_factory=dict)
     flows: dict[str, set[Flow]] = field(default_factory=dict)
     relayed: int = 0
+    kept: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        passwords = {name: f"{name}-secret" for name in ("alice", "bob", "carol", "mallory")}
-        users = Users.from_passwords("example.org", passwords)
-        self.core = SbcCore(self.settings, users, self.clients.get, key=b"k" * 32, new_id=self.network.word)
+        self.core = self._new_core()
         self.network.to_server = self.receive
         self.pipes = Pipes(self.network, self.network.seed, self._got, self._unreachable)
         self._armed: float | None = None
+
+    def _new_core(self) -> SbcCore:
+        passwords = {name: f"{name}-secret" for name in ("alice", "bob", "carol", "mallory")}
+        users = Users.from_passwords("example.org", passwords)
+        return SbcCore(self.settings, users, self.clients.get, key=b"k" * 32, new_id=self.network.word)
+
+    def restart(self) -> None:
+        """The process is killed, and the next one has what was kept: registrations and answered calls."""
+        known = {user for client in self.clients.values() for user in (f"{client.name}@example.org",)}
+        bindings = [binding for user in sorted(known) for binding in self.core.bindings(user)]
+        self.relays.clear()
+        self.flows.clear()
+        self._armed = None
+        self.core = self._new_core()
+        self.core.restore(self.network.now, bindings)
+        kept = [json.loads(text) for text in self.kept.values()]
+        self.act(self.core.restore_calls(self.network.now, kept, EPOCH))
 
     def phone(
         self,
@@ -176,7 +196,10 @@ class World:
         elif isinstance(action, Note):
             self.events[action.event] += 1
             self.notes.append(action)
+        elif isinstance(action, CallStands):
+            self.kept[action.call.key.call_id] = json.dumps(kept_call(action.call, EPOCH))
         elif isinstance(action, CallEnded):
+            self.kept.pop(action.call.key.call_id, None)
             self.ended.append(action.call)
         elif isinstance(action, SaveBindings):
             self.saved[action.aor] = len(action.bindings)

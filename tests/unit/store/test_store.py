@@ -198,3 +198,17 @@ async def test_a_file_of_the_version_before_gets_what_is_new(tmp_path: Path) -> 
     assert [one.tsid for one in await store.sessions(0.0)] == [5]
     await store.close()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600, "a file that others could read is closed to them"
+
+
+async def test_calls_in_progress_are_kept_replaced_and_forgotten(make: Maker) -> None:
+    store = await make()
+    store.save_dialog("a", {"call_id": "a", "times": [1.5, None], "caller": {"aor": "al \udcff"}})
+    store.save_dialog("b \udcff", {"call_id": "b"})
+    store.save_dialog("a", {"call_id": "a", "code": 200})
+    store.save_dialog("c", {"call_id": "c"})
+    store.forget_dialog("c")
+    assert sorted(one["call_id"] for one in await store.dialogs()) == ["a", "b"]
+    assert {"call_id": "a", "code": 200} in await store.dialogs()
+    store.forget_dialog("b \udcff")
+    assert [one["call_id"] for one in await store.dialogs()] == ["a"]
+    await store.close()
