@@ -74,7 +74,8 @@ congestion-control = "{congestion}"
 @dataclass
 class Shape:
     """What a test's server is like. ``address``: the IPv4 address it listens on; "": every one.
-    ``sip_server``: told to clients."""
+    ``sip_server``: told to clients. ``sbc_more``: further lines of the SBC's settings, and objects behind
+    them."""
 
     services: tuple[str, ...] = ("SIP", "DDT")
     ranges: tuple[str, ...] = ("10.64.1.10-10.64.1.250", "fd00:64::1000-fd00:64::1fff")
@@ -83,6 +84,7 @@ class Shape:
     ipv6: bool = True
     persistence: str = "330 s"
     sbc: bool = False
+    sbc_more: str = ""
     store: bool = True
     sip_server: str = ""
     core: str = "tun"
@@ -100,7 +102,7 @@ class Shape:
             '[authentication]\nmethods = ["password"]\npassword-file = "passwords"\n',
             '[tls-profile.main]\ncertificate = "server.pem"\nkey = "server.key"\n' if profile else "",
             REALM.format(core=self.core, device='tun = "tsm0"' if self.core == "tun" else ""),
-            SBC.format(domain=SIP_DOMAIN) if self.sbc else "",
+            SBC.format(domain=SIP_DOMAIN) + self.sbc_more if self.sbc else "",
             POOL.format(ranges=json.dumps(self.ranges)),
             f'sip-server = "{self.sip_server}"\n' if self.sip_server else "",
             INTERFACE.format(
