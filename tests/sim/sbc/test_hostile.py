@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opentsm.sbc.hop import Hop
+from opentsm.sbc.settings import CoreSide, Trunk
 from tests.sim.sbc.phone import Leg, Phone
-from tests.sim.sbc.world import SERVER, World, two_phones
+from tests.sim.sbc.world import CORE, SERVER, SETTINGS, World, two_phones
 
 MALLORY = ("10.64.0.66", 5060)
 
@@ -400,3 +402,40 @@ def test_any_bytes_are_survived(data: bytes) -> None:
     world.phone("alice", "10.64.0.2")
     actions = world.core.receive(1.0, Hop("udp", (SERVER, 5060), ("10.64.0.2", 5060)), data)
     assert len(actions) <= 3
+
+
+@pytest.mark.fuzz
+@settings(max_examples=40)
+@given(seed=st.integers(0, 2**32), core=st.booleans())
+def test_mutated_traffic_on_connections_never_stops_another_call(seed: int, core: bool) -> None:
+    """The same by TCP, cut in pieces anywhere, from a tunnel or from a stranger on the server's own network;
+    and the call that must not notice is one over a trunk."""
+    provider = Trunk("provider", "192.0.2.20", numbers=("+",))
+    side = CoreSide(CORE[0], media_ports=(40000, 40099), phones=("192.0.2.0/24",))
+    world = World(settings=replace(SETTINGS, core=side, trunks=(provider,)))
+    alice, trunk = world.phone("alice", "10.64.0.2"), world.phone("pstn", "192.0.2.20", core=True)
+    alice.register()
+    world.network.run(1)
+    leg = alice.call("+4930")
+    world.network.run(5)
+    assert leg.state == "answered"
+    for phone in world.network.phones.values():
+        phone.lenient = True
+    address = "192.0.2.66" if core else MALLORY[0]
+    mallory = world.phone("mallory", address, transport="tcp", core=core)
+    mallory.lenient = True
+    chance = random.Random(seed)
+    for number, data in enumerate(_record_a_call(seed % 3 == 0)):
+        over_tcp = data.replace(b"SIP/2.0/UDP", b"SIP/2.0/TCP").replace(MALLORY[0].encode(), address.encode())
+        mutated = over_tcp if chance.random() < 0.3 else _mutate(over_tcp, seed + number)
+        world.receive((address, 5060), mutated)
+        world.network.run(0.1)
+    alice.in_dialog(leg, "INFO")
+    world.network.run(1)
+    assert leg.events[-1] == "INFO 200"
+    alice.hang_up(leg)
+    world.network.run(1)
+    assert trunk.calls[leg.call_id].state == "ended"
+    world.network.run(25 * 3600)
+    assert world.core.sizes()["calls"] == 0
+    assert world.core.sizes()["transactions"] == 0

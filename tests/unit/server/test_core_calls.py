@@ -188,6 +188,20 @@ async def test_a_desk_phone_and_a_tunnelled_one_call_each_other(
         assert not provider.phone.received
 
 
+async def test_a_client_that_is_gone_leaves_no_connection_behind(
+    certificates_folder: Path, tmp_path: Path
+) -> None:
+    async with scene(certificates_folder, tmp_path, "udp") as (site, _, _provider):
+        client = await site.up()
+        bob = await tunnelled_by_tcp(client, "bob", DOMAIN, INNER)
+        bob.phone.register()
+        await until(lambda: bob.phone.registered == ["200"], "the registration")
+        assert site.server.calls.status()[0]["connections"] == 1
+        client.act("close")
+        await until(lambda: site.server.calls.status()[0]["connections"] == 0, "the end of his connection")
+        await bob.close()
+
+
 @pytest.mark.parametrize("whom", ["bob", "+4930"])
 async def test_a_call_between_ipv6_and_ipv4(certificates_folder: Path, tmp_path: Path, whom: str) -> None:
     """Alice has both families and speaks SIP by the one, the other side is on the other."""
