@@ -14,6 +14,7 @@ from tests.e2e.interop.programs import Program
 
 SCENARIOS: Final = Path(__file__).with_name("scenarios")
 
+SBC: Final = "10.64.0.2"
 PORT: Final = 5060
 MEDIA_PORT: Final = 20000
 
@@ -24,9 +25,9 @@ RATE: Final = 20
 SECONDS: Final = 3.0
 """Speech of each call; scenarios/caller.xml has it, too."""
 
-ALL_BUT_A_FEW: Final = 0.98
-"""Of the packets of all calls. What is on its way when a call is hung up is nobody's, and on a busy machine
-SIPp begins late."""
+ALL_BUT_A_FEW: Final = 0.9
+"""Of the packets of all calls. On a machine with time to spare it is 0.99; a SIPp that has to wait for a
+processor sends late, and its sockets, which are small, overflow."""
 
 
 class Sipp:
@@ -38,7 +39,7 @@ class Sipp:
     """
 
     def __init__(
-        self, host: Host, folder: Path, address: str, user: str, peer: str = "", server: str = "10.64.0.2"
+        self, host: Host, folder: Path, address: str, user: str, peer: str = "", server: str = SBC
     ) -> None:
         self._host = host
         self._folder = folder / f"sipp-{user}"
