@@ -76,6 +76,7 @@ def findings(result: Result) -> list[tuple[str, str, str]]:
     for key, words in (
         (("a", "on the stream"), "on the TLS stream, forced"),
         (("b", "after the switch"), "on the datagram tunnel, switched on in mid-call"),
+        (("d", "with redundancy"), "there with redundancy, as the measured loss asks for"),
     ):
         if key in spans:
             found.append(
@@ -182,10 +183,8 @@ def _call(played: Played) -> str:
         f"{player(direction.recording)}</figure>"
         for direction in played.directions
     )
-    wire = ", ".join(f"{count} packets {kind}" for kind, count in sorted(played.wire.items()))
-    outside = (
-        f"<p class='small'>Outside alice's firewall: {html.escape(wire)}; nothing else.</p>" if wire else ""
-    )
+    wire = html.escape(str(played.wire))
+    outside = f"<p class='small'>Outside alice's firewall: {wire}; nothing else.</p>" if wire else ""
     return (
         f'<section id="{played.part.letter}"><h2>({played.part.letter}) {html.escape(played.part.title)}</h2>'
         f'{legend}{call_plot(played)}<div class="players">{players}</div>{outside}</section>'

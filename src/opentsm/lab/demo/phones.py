@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from typing import Final
@@ -34,11 +34,12 @@ def call_settings(mode: PathMode) -> CallSettings:
 
 
 @asynccontextmanager
-async def a_phone(stage: Stage, user: str) -> AsyncIterator[tuple[Tunnel, Phone]]:
-    """A registered phone on a tunnel of the user's."""
-    tunnel = connect(
-        stage.url, username=user, password=PASSWORD, ca=stage.server.folder / "ca.pem", families="ipv4"
-    )
+async def a_phone(
+    stage: Stage, user: str, services: Sequence[str] = ("DDT",)
+) -> AsyncIterator[tuple[Tunnel, Phone]]:
+    """A registered phone on a tunnel of the user's, with these services."""
+    ca = stage.server.folder / "ca.pem"
+    tunnel = connect(stage.url, username=user, password=PASSWORD, ca=ca, families="ipv4", services=services)
     async with tunnel as up:
         told = up.configuration.lease.sip_server
         if told is None:
@@ -52,8 +53,9 @@ async def a_phone(stage: Stage, user: str) -> AsyncIterator[tuple[Tunnel, Phone]
 class Callee:
     """Bob: takes each call. Use as a context manager; the rest may be called from any thread."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: Stage, services: Sequence[str]) -> None:
         self._stage = stage
+        self._services = services
         self._ready: Future[str] = Future()
         self._calls: queue.Queue[Call] = queue.Queue()
         self._mode = PathMode.STREAM
@@ -102,7 +104,7 @@ class Callee:
     async def _live(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._over = asyncio.Event()
-        async with a_phone(self._stage, BOB) as (tunnel, phone):
+        async with a_phone(self._stage, BOB, self._services) as (tunnel, phone):
             taking = spawn("bob takes calls", self._take_calls(phone))
             self._ready.set_result(str(tunnel.inner_address))
             await self._over.wait()

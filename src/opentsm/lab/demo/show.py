@@ -41,6 +41,6 @@ def run(
             for line in stage.left_out:
                 teller.say(f"  - {line}")
         teller.say(f"the TSM server with its SBC listens on {stage.url}")
-        result = play(stage, script(factor, firewalls=obstacle is None), teller)
+        result = play(stage, script(factor, network=obstacle is None), teller)
     report.write_text(page(result, seed))
     return result

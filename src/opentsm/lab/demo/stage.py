@@ -8,10 +8,11 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from opentsm.lab.capture import Capture
+from opentsm.lab.capture import Packet
 from opentsm.lab.firewall import tcp_443_only, tcp_udp_443
 from opentsm.lab.host import Host, Loopback
 from opentsm.lab.serving import ServerProcess, Shape, make_credentials
@@ -23,6 +24,9 @@ BOB: Final = "bob"
 ROUND_TRIP: Final = 0.120
 LOSS: Final = 0.02
 """Alice's WAN: seconds there and back, and the share of packets lost each way."""
+
+SERVICES: Final = ("SIP", "DDT", "redundancy", "FEC")
+"""What the server offers; each tunnel asks for what its part is about."""
 
 NEAR_ROUND_TRIP: Final = 0.010
 """Bob's WAN: an ordinary line to the same city, without loss."""
@@ -60,7 +64,9 @@ class LabStage:
 
     def __init__(self, lab: Lab, folder: Path) -> None:
         self.lab = lab
-        self.server = ServerProcess(lab["server"], folder, Shape(sbc=True, core="userspace"))
+        self.server = ServerProcess(
+            lab["server"], folder, Shape(sbc=True, core="userspace", services=SERVICES)
+        )
         self._address = (lab["server"].ipv4,)
 
     @property
@@ -85,20 +91,32 @@ class LabStage:
         await asyncio.to_thread(self.lab.firewall(1).apply, policy(*self._address))
 
     @contextmanager
-    def watch(self) -> Iterator[Counter[str]]:
-        counts: Counter[str] = Counter()
+    def watch(self) -> Iterator[Wire]:
+        counts = Wire()
         with self.lab["firewall1"].capture("wan0") as wire:
             yield counts
-        counts.update(outer_counts(wire))
+        for packet in wire.packets:
+            counts.add(packet)
 
 
-def outer_counts(wire: Capture) -> Counter[str]:
-    """Packets by protocol and port: TCP/443, UDP/443, or something that should not be there."""
-    counts: Counter[str] = Counter()
-    for packet in wire.packets:
+@dataclass
+class Wire:
+    """Packets and bytes by protocol and port: TCP/443, UDP/443, or something that should not be there."""
+
+    packets: Counter[str] = field(default_factory=Counter)
+    octets: Counter[str] = field(default_factory=Counter)
+
+    def add(self, packet: Packet) -> None:
         port = "443" if 443 in (packet.source_port, packet.destination_port) else "other"
-        counts[f"{packet.protocol.upper()}/{port}"] += 1
-    return counts
+        kind = f"{packet.protocol.upper()}/{port}"
+        self.packets[kind] += 1
+        self.octets[kind] += packet.length
+
+    def __str__(self) -> str:
+        return ", ".join(
+            f"{count} packets {kind} ({self.octets[kind] / 1000:.0f} kB)"
+            for kind, count in sorted(self.packets.items())
+        )
 
 
 class LoopbackStage:
@@ -129,8 +147,8 @@ class LoopbackStage:
         raise NotImplementedError("there is no firewall on loopback")
 
     @contextmanager
-    def watch(self) -> Iterator[Counter[str]]:
-        yield Counter()
+    def watch(self) -> Iterator[Wire]:
+        yield Wire()
 
 
 def free_port() -> int:

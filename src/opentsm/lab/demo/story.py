@@ -6,9 +6,9 @@ import asyncio
 import enum
 import time
 from array import array
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import Any, Final, Protocol
 
 from opentsm.client.phone.call import Call
@@ -17,7 +17,7 @@ from opentsm.client.phone.speech import speech
 from opentsm.client.tunnel import Tunnel
 from opentsm.lab.demo.measure import Fate, Numbers, between, fates, numbers, recording_score
 from opentsm.lab.demo.phones import PLAYOUT, Callee, a_phone, call_settings
-from opentsm.lab.demo.stage import ALICE, Stage
+from opentsm.lab.demo.stage import ALICE, Stage, Wire
 from opentsm.lab.waiting import until
 from opentsm.types import Path, PathMode
 
@@ -57,18 +57,19 @@ class Part:
     title: str
     mode: PathMode
     stretches: tuple[Stretch, ...]
+    services: tuple[str, ...] = ("DDT",)
 
     @property
     def seconds(self) -> float:
         return sum(stretch.seconds for stretch in self.stretches)
 
 
-ON_STREAM: Final = Part("a", "forced onto the stream", PathMode.STREAM, (Stretch("on the stream", 20.0),))
+ON_STREAM: Final = Part("a", "forced onto the stream", PathMode.STREAM, (Stretch("on the stream", 16.0),))
 SWITCHED: Final = Part(
     "b",
     "the datagram tunnel switched on in mid-call",
     PathMode.STREAM,
-    (Stretch("before the switch", 8.0), Stretch("after the switch", 18.0, Action.DDT)),
+    (Stretch("before the switch", 7.0), Stretch("after the switch", 14.0, Action.DDT)),
 )
 BLOCKED: Final = Part(
     "c",
@@ -76,19 +77,27 @@ BLOCKED: Final = Part(
     PathMode.DATAGRAM,
     (
         Stretch("on the DDT", 6.0),
-        Stretch("UDP blocked", 7.0, Action.BLOCK),
+        Stretch("UDP blocked", 6.0, Action.BLOCK),
         Stretch("UDP open again", 8.0, Action.UNBLOCK),
     ),
 )
+PROTECTED: Final = Part(
+    "d",
+    "the datagram tunnel with redundancy, as much as the measured loss asks for",
+    PathMode.DATAGRAM,
+    (Stretch("loss is measured", 4.0), Stretch("with redundancy", 12.0)),
+    ("DDT", "redundancy", "FEC"),
+)
 
 
-def script(factor: float = 1.0, *, firewalls: bool = True) -> list[Part]:
+def script(factor: float = 1.0, *, network: bool = True) -> list[Part]:
     """The calls of a demonstration.
 
     Args:
-        factor: how long they last beside the usual 67 s. firewalls: there is one that can block.
+        factor: how long they last beside the usual 73 s.
+        network: there is one, with a firewall that can block and packets that are lost.
     """
-    parts = [ON_STREAM, SWITCHED, *([BLOCKED] if firewalls else [])]
+    parts = [ON_STREAM, SWITCHED, *([BLOCKED, PROTECTED] if network else [])]
     return [
         replace(part, stretches=tuple(replace(s, seconds=s.seconds * factor) for s in part.stretches))
         for part in parts
@@ -142,7 +151,7 @@ class Played:
     marks: list[Mark]
     spans: list[Span]
     directions: list[Direction]
-    wire: Counter[str]
+    wire: Wire
 
 
 class Teller(Protocol):
@@ -171,16 +180,17 @@ def play(stage: Stage, parts: Sequence[Part], teller: Teller) -> Result:
     Raises:
         OpenTsmError, TimeoutError: a call did not come about.
     """
-    with Callee(stage) as bob:
-        result = stage.host(ALICE).call(asyncio.run, _play(stage, bob, parts, teller))
+    result = Result(left_out=stage.left_out)
+    for services, group in groupby(parts, lambda part: part.services):
+        with Callee(stage, services) as bob:
+            stage.host(ALICE).call(asyncio.run, _play(stage, bob, list(group), teller, result))
     result.records = stage.server.call_records()
-    result.left_out = stage.left_out
     return result
 
 
-async def _play(stage: Stage, bob: Callee, parts: Sequence[Part], teller: Teller) -> Result:
-    result = Result()
-    async with a_phone(stage, ALICE) as (tunnel, phone):
+async def _play(stage: Stage, bob: Callee, parts: Sequence[Part], teller: Teller, result: Result) -> None:
+    """Calls on one pair of tunnels."""
+    async with a_phone(stage, ALICE, parts[0].services) as (tunnel, phone):
         result.addresses = {
             "alice": str(tunnel.inner_address),
             "alice seen by the server": _seen(tunnel),
@@ -198,7 +208,6 @@ async def _play(stage: Stage, bob: Callee, parts: Sequence[Part], teller: Teller
             result.parts.append(played)
             for line in summary(played):
                 teller.say(f"    {line}")
-    return result
 
 
 class _Performance:
@@ -270,7 +279,7 @@ class _Performance:
     def _mark(self, call: Call, label: str) -> None:
         self._marks.append(Mark(self._now(call), label))
 
-    def _measure(self, call: Call, there: Call, wire: Counter[str]) -> Played:
+    def _measure(self, call: Call, there: Call, wire: Wire) -> Played:
         origin = call.media.sent[0].at
         ends = (("alice to bob", call, there, True), ("bob to alice", there, call, False))
         directions = [

@@ -7,10 +7,12 @@ from collections.abc import Callable
 
 from opentsm.client.phone.speech import speech
 from opentsm.lab.demo.measure import Fate, between, numbers
+from opentsm.lab.demo.stage import Wire
 from opentsm.lab.demo.story import SWITCHED, Direction, Mark, Played, Span
 from opentsm.types import Path
 
 PLAYOUT = 0.060
+WIRE = Wire(Counter({"TCP/443": 700, "UDP/443": 300}), Counter({"TCP/443": 70_000, "UDP/443": 60_000}))
 
 
 def packets(
@@ -41,4 +43,4 @@ def played() -> Played:
         measured = [numbers(between(all_of_it, s.begin, s.end), PLAYOUT, 3.21) for s in spans]
         ways.append(Direction(name, all_of_it, speech(12.0), 0, measured, 0))
     marks = [Mark(5.5, "switch <turned>"), Mark(6.0, "on the datagram tunnel")]
-    return Played(SWITCHED, marks, spans, ways, Counter({"TCP/443": 700, "UDP/443": 300}))
+    return Played(SWITCHED, marks, spans, ways, WIRE)

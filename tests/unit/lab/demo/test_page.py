@@ -56,6 +56,7 @@ def test_the_page_holds_plots_and_sound_and_fetches_nothing(result: Result) -> N
     assert "prefers-color-scheme:dark" in text
     assert "&lt;alice&gt;" in text
     assert "10.64.1.11" in text
+    assert "700 packets TCP/443 (70 kB), 300 packets UDP/443 (60 kB); nothing else" in text
 
 
 def test_a_reduced_demonstration_says_what_it_has_left_out(result: Result) -> None:

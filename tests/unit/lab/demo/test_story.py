@@ -5,9 +5,9 @@ from opentsm.types import PathMode
 from tests.unit.lab.demo.made_up import played
 
 
-def test_the_script_is_three_calls_and_two_where_nothing_can_be_blocked() -> None:
-    assert [part.letter for part in script()] == ["a", "b", "c"]
-    assert [part.letter for part in script(firewalls=False)] == ["a", "b"]
+def test_the_script_is_four_calls_and_two_where_there_is_no_network() -> None:
+    assert [part.letter for part in script()] == ["a", "b", "c", "d"]
+    assert [part.letter for part in script(network=False)] == ["a", "b"]
     assert sum(part.seconds for part in script(0.5)) * 2 == sum(part.seconds for part in script())
     # With setting up and scoring it must stay under two minutes.
     assert sum(part.seconds for part in script()) < 80
