@@ -62,7 +62,22 @@ def table(result: Result) -> str:
     lines = [text_table(rows(result), COLUMNS)]
     if (reason := why_no_pesq()) is not None:
         lines.append(f"PESQ is left out: {reason}\n")
+    if skipped(result):
+        lines.append(f"{busy(result)}\n")
     return "".join(lines)
+
+
+def skipped(result: Result) -> int:
+    """Packets that the phones could not send in time."""
+    return sum(direction.skipped for played in result.parts for direction in played.directions)
+
+
+def busy(result: Result) -> str:
+    """What they mean."""
+    return (
+        f"This machine was too busy to send {skipped(result)} packets in time: what looks like a bad network "
+        "may be that. Run it again when it is quieter."
+    )
 
 
 def findings(result: Result) -> list[tuple[str, str, str]]:
@@ -163,6 +178,7 @@ def _overview(result: Result) -> str:
     )
     reason = why_no_pesq()
     note = f"<p>PESQ is left out: {html.escape(reason)}</p>" if reason else ""
+    note += f"<p><strong>{html.escape(busy(result))}</strong></p>" if skipped(result) else ""
     return (
         '<section><h2>What a listener had of it</h2><div class="scroll"><table>'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{note}"
@@ -205,7 +221,7 @@ def _method(result: Result, seed: int) -> str:
         "kernel": platform.release(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the end",
         "seed of the network": str(seed),
-        "packets not sent in time": str(sum(d.skipped for p in result.parts for d in p.directions)),
+        "packets not sent in time": str(skipped(result)),
     }
     items = "".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in facts.items())
     network = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from typing import Final
@@ -34,12 +34,10 @@ def call_settings(mode: PathMode) -> CallSettings:
 
 
 @asynccontextmanager
-async def a_phone(
-    stage: Stage, user: str, services: Sequence[str] = ("DDT",)
-) -> AsyncIterator[tuple[Tunnel, Phone]]:
-    """A registered phone on a tunnel of the user's, with these services."""
+async def a_phone(stage: Stage, user: str) -> AsyncIterator[tuple[Tunnel, Phone]]:
+    """A registered phone on a tunnel of the user's."""
     ca = stage.server.folder / "ca.pem"
-    tunnel = connect(stage.url, username=user, password=PASSWORD, ca=ca, families="ipv4", services=services)
+    tunnel = connect(stage.url, username=user, password=PASSWORD, ca=ca, families="ipv4", coding="off")
     async with tunnel as up:
         told = up.configuration.lease.sip_server
         if told is None:
@@ -53,9 +51,9 @@ async def a_phone(
 class Callee:
     """Bob: takes each call. Use as a context manager; the rest may be called from any thread."""
 
-    def __init__(self, stage: Stage, services: Sequence[str]) -> None:
+    def __init__(self, stage: Stage) -> None:
         self._stage = stage
-        self._services = services
+        self._tunnel: Tunnel | None = None
         self._ready: Future[str] = Future()
         self._calls: queue.Queue[Call] = queue.Queue()
         self._mode = PathMode.STREAM
@@ -80,9 +78,11 @@ class Callee:
         """
         return self._ready.result(PATIENCE)
 
-    def expect(self, mode: PathMode) -> None:
-        """The next call begins with his media switch like this."""
+    def expect(self, mode: PathMode, coding: str) -> None:
+        """The next call begins with his media switch like this, and with this coding on the DDT."""
         self._mode = mode
+        if self._loop is not None and self._tunnel is not None:
+            self._loop.call_soon_threadsafe(self._tunnel.set_coding, coding)
 
     def next_call(self) -> Call:
         """His end of the call that was placed."""
@@ -104,7 +104,8 @@ class Callee:
     async def _live(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._over = asyncio.Event()
-        async with a_phone(self._stage, BOB, self._services) as (tunnel, phone):
+        async with a_phone(self._stage, BOB) as (tunnel, phone):
+            self._tunnel = tunnel
             taking = spawn("bob takes calls", self._take_calls(phone))
             self._ready.set_result(str(tunnel.inner_address))
             await self._over.wait()

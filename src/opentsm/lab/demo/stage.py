@@ -26,7 +26,7 @@ LOSS: Final = 0.02
 """Alice's WAN: seconds there and back, and the share of packets lost each way."""
 
 SERVICES: Final = ("SIP", "DDT", "redundancy", "FEC")
-"""What the server offers; each tunnel asks for what its part is about."""
+"""What the server offers; the phones ask for redundancy only where a part is about it."""
 
 NEAR_ROUND_TRIP: Final = 0.010
 """Bob's WAN: an ordinary line to the same city, without loss."""

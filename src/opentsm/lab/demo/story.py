@@ -8,7 +8,6 @@ import time
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby
 from typing import Any, Final, Protocol
 
 from opentsm.client.phone.call import Call
@@ -51,13 +50,13 @@ class Stretch:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One call."""
+    """One call. ``coding``: redundancy on the datagram tunnel; see ``Tunnel.set_coding``."""
 
     letter: str
     title: str
     mode: PathMode
     stretches: tuple[Stretch, ...]
-    services: tuple[str, ...] = ("DDT",)
+    coding: str = "off"
 
     @property
     def seconds(self) -> float:
@@ -86,7 +85,7 @@ PROTECTED: Final = Part(
     "the datagram tunnel with redundancy, as much as the measured loss asks for",
     PathMode.DATAGRAM,
     (Stretch("loss is measured", 4.0), Stretch("with redundancy", 12.0)),
-    ("DDT", "redundancy", "FEC"),
+    "auto",
 )
 
 
@@ -181,16 +180,14 @@ def play(stage: Stage, parts: Sequence[Part], teller: Teller) -> Result:
         OpenTsmError, TimeoutError: a call did not come about.
     """
     result = Result(left_out=stage.left_out)
-    for services, group in groupby(parts, lambda part: part.services):
-        with Callee(stage, services) as bob:
-            stage.host(ALICE).call(asyncio.run, _play(stage, bob, list(group), teller, result))
+    with Callee(stage) as bob:
+        stage.host(ALICE).call(asyncio.run, _play(stage, bob, parts, teller, result))
     result.records = stage.server.call_records()
     return result
 
 
 async def _play(stage: Stage, bob: Callee, parts: Sequence[Part], teller: Teller, result: Result) -> None:
-    """Calls on one pair of tunnels."""
-    async with a_phone(stage, ALICE, parts[0].services) as (tunnel, phone):
+    async with a_phone(stage, ALICE) as (tunnel, phone):
         result.addresses = {
             "alice": str(tunnel.inner_address),
             "alice seen by the server": _seen(tunnel),
@@ -202,6 +199,8 @@ async def _play(stage: Stage, bob: Callee, parts: Sequence[Part], teller: Teller
         )
         for part in parts:
             teller.say(f"({part.letter}) {part.title}: {part.seconds:.0f} s of speech both ways")
+            tunnel.set_coding(part.coding)
+            bob.expect(part.mode, part.coding)
             raw = await _Performance(stage, phone, bob, part, teller).play()
             teller.status(f"({part.letter}) scoring the recordings ...")
             played = await asyncio.to_thread(raw)
@@ -225,7 +224,6 @@ class _Performance:
     async def play(self) -> Callable[[], Played]:
         """The call from INVITE to BYE. Returns what measures it, which takes a while."""
         self._stage.weather()
-        self._bob.expect(self._part.mode)
         with self._stage.watch() as wire:
             call = await self._phone.call("bob", call_settings(self._part.mode))
             await call.answered()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 
 import pytest
 
@@ -32,6 +33,14 @@ def test_the_table_has_a_row_for_each_stretch_and_direction(result: Result) -> N
     assert after[7:11] == ["300", "100", "2.0", "2.0"]
     assert after[-1] == "3.21"
     assert float(after[-2]) > float(before[-2])
+
+
+def test_a_busy_machine_is_named(result: Result) -> None:
+    assert "too busy" not in page.table(result) + page.page(result, seed=7)
+    call = result.parts[0]
+    result.parts[0] = replace(call, directions=[replace(way, skipped=11) for way in call.directions])
+    assert "too busy to send 22 packets in time" in page.table(result)
+    assert "too busy to send 22 packets in time" in page.page(result, seed=7)
 
 
 def test_findings_are_the_worse_direction(result: Result) -> None:
