@@ -368,6 +368,31 @@ def streams(
 
 
 @app.command()
+def block(
+    picture: Annotated[Path, typer.Option(help="SVG file to write.")] = Path("block.svg"),
+    seconds: Annotated[float, typer.Option(min=1.0, max=60.0, help="How long UDP is blocked.")] = 6.0,
+    rtt: Annotated[float, typer.Option(min=0.0, help="Round trip of the WAN, milliseconds.")] = 40.0,
+) -> None:
+    """A call through a block of UDP and its end, as a picture: its packets by path over time.
+
+    \b
+    Examples:
+      opentsm lab block
+      opentsm lab block --picture docs/block.svg --rtt 120
+    """
+    from opentsm.lab import blockpicture  # the server and the client are not needed by other commands
+
+    with _plain_errors():
+        ensure_privileges()
+        trace = blockpicture.record(seconds, rtt / 1e3)
+        picture.write_text(blockpicture.draw(trace))
+    lost = f"{len(trace.lost_up)} packets up and {len(trace.lost_down)} down"
+    back = trace.back - trace.opened
+    typer.echo(f"Lost: {lost}. Back on the datagram tunnel {back:.2f} s after the block's end.")
+    typer.echo(f"Picture: {picture.resolve()}")
+
+
+@app.command()
 def demo(
     factor: Annotated[float, typer.Option(min=0.2, help="How long the calls last beside the usual.")] = 1.0,
     seed: Annotated[int, typer.Option(help="The same seed gives the network the same losses.")] = 7,
