@@ -173,5 +173,12 @@ pub const TCP_IDLE_MS: u64 = 7_440_000;
 /// From the program's close to the end, whatever the peer does: what is queued may still be delivered.
 pub const TCP_LINGER_MS: u64 = 60_000;
 
+/// For so long after a tunnel was made anew, connections over it do not wait for their back-off: our end of the
+/// tunnel may be ready before the other, and what is sent in between is lost.
+pub const TCP_EAGER_MS: u64 = 3_000;
+
+/// Between two such tries: a round trip of most lines.
+pub const TCP_EAGER_STEP_MS: u64 = 200;
+
 /// When Python's event queue is full, a connection looks again after this.
 pub const TCP_RETRY_MS: u64 = 20;

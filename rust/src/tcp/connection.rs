@@ -17,11 +17,12 @@ use smoltcp::time::{Duration, Instant};
 use smoltcp::wire::{HardwareAddress, IpCidr, IpEndpoint};
 
 use super::Tuple;
+use super::segment::Sent;
 use super::shared::{Handle, Listener, wish};
 use crate::boundary::{Event, EventQueue, TcpEvent};
 use crate::limits::{
-    TCP_BUFFER, TCP_IDLE_MS, TCP_KEEPALIVE_MS, TCP_LINGER_MS, TCP_OPENING_MS, TCP_RETRY_MS, TCP_SEND_QUEUE,
-    TCP_SERVER_BUFFER, TCP_SILENCE_MS,
+    TCP_BUFFER, TCP_EAGER_MS, TCP_EAGER_STEP_MS, TCP_IDLE_MS, TCP_KEEPALIVE_MS, TCP_LINGER_MS,
+    TCP_OPENING_MS, TCP_RETRY_MS, TCP_SEND_QUEUE, TCP_SERVER_BUFFER, TCP_SILENCE_MS,
 };
 
 /// Looks at one connection per turn: a read opens the window, an acknowledgement makes room to write, and each
@@ -33,9 +34,22 @@ const LOOKS: usize = 4;
 pub struct Outbox {
     bytes: Vec<u8>,
     ends: Vec<usize>,
+    mended: usize,
 }
 
 impl Outbox {
+    /// Put right what has come since the last time.
+    fn mend(&mut self, sent: &mut Sent) {
+        let mut start = self.mended.checked_sub(1).and_then(|last| self.ends.get(last).copied()).unwrap_or(0);
+        for end in self.ends.iter().skip(self.mended) {
+            if let Some(packet) = self.bytes.get_mut(start..*end) {
+                sent.mend(packet);
+            }
+            start = *end;
+        }
+        self.mended = self.ends.len();
+    }
+
     /// Hand out every packet, and be empty.
     pub fn drain(&mut self, mut each: impl FnMut(&mut [u8])) {
         let mut start = 0;
@@ -46,6 +60,7 @@ impl Outbox {
             start = end;
         }
         self.bytes.clear();
+        self.mended = 0;
     }
 }
 
@@ -121,6 +136,13 @@ pub enum Origin {
     Accepted(Arc<Listener>),
 }
 
+/// When to send again what is not answered, without regard to the back-off.
+#[derive(Clone, Copy, Debug)]
+struct Eager {
+    next_us: u64,
+    until_us: u64,
+}
+
 /// One connection.
 pub struct Connection {
     pub tuple: Tuple,
@@ -145,8 +167,10 @@ pub struct Connection {
     lingering_us: u64,
     /// Python could not be told; look again then.
     retry_us: Option<u64>,
-    /// How far its clock is ahead of ours (see `hurry`).
+    /// How far its clock is ahead of ours (see `be_eager`).
     ahead_us: u64,
+    eager: Option<Eager>,
+    sent: Sent,
 }
 
 impl Connection {
@@ -211,6 +235,8 @@ impl Connection {
             lingering_us: 0,
             retry_us: None,
             ahead_us: 0,
+            eager: None,
+            sent: Sent::default(),
         }
     }
 
@@ -255,7 +281,10 @@ impl Connection {
     pub fn turn(&mut self, packet: Option<&[u8]>, now_us: u64, out: &mut Outbox, events: &EventQueue) {
         if packet.is_some() {
             self.heard_us = now_us;
+            // It is ready now: once more, and that is that.
+            self.eager = self.eager.map(|_| Eager { next_us: now_us, until_us: now_us });
         }
+        self.be_eager(now_us);
         self.handle.touched.store(false, Ordering::Release);
         self.obey(now_us);
         self.expire(now_us, events);
@@ -264,6 +293,7 @@ impl Connection {
             self.feed(now_us, events);
             let mut port = Port { input: packet.take(), out, mtu: self.mtu };
             self.interface.poll(instant(now_us + self.ahead_us), &mut port, &mut self.sockets);
+            out.mend(&mut self.sent);
             self.tell(now_us, events);
             if self.is_over() || self.next_us(now_us).is_none_or(|at| at > now_us) {
                 break;
@@ -276,15 +306,27 @@ impl Connection {
         self.end("session-closed", events);
     }
 
-    /// The way to the peer is open again after it was not: what waits to be sent again goes now, not when the
-    /// back-off says. Its clock is put forward to the retransmission; no other timer of it is shorter.
+    /// The way to the peer is being opened again after it was not: what waits to be sent again goes now, not when
+    /// the back-off says, and again until the peer is heard, which may not be ready yet. What it says is no answer
+    /// to what was lost before, so that goes once more then.
     pub fn hurry(&mut self, now_us: u64) {
-        let waits = {
-            let socket = self.tcp();
-            socket.send_queue() > 0 || !matches!(socket.state(), State::Established | State::FinWait2)
-        };
-        if waits
-            && self.phase != Phase::Over
+        self.eager = Some(Eager { next_us: now_us, until_us: now_us + TCP_EAGER_MS * 1_000 });
+    }
+
+    /// Something of ours waits for an answer.
+    fn waits(&self) -> bool {
+        let socket = self.sockets.get::<Socket<'static>>(self.socket);
+        socket.send_queue() > 0
+            || !matches!(socket.state(), State::Established | State::FinWait2 | State::Closed)
+    }
+
+    /// Put the socket's clock forward to its retransmission; no other timer of one that waits is shorter, but for
+    /// an acknowledgement that is due anyway.
+    fn be_eager(&mut self, now_us: u64) {
+        let Some(eager) = self.eager.filter(|eager| eager.next_us <= now_us) else { return };
+        let next = Eager { next_us: now_us + TCP_EAGER_STEP_MS * 1_000, ..eager };
+        self.eager = Some(next).filter(|next| next.next_us <= next.until_us);
+        if self.waits()
             && let Some(at) = self.interface.poll_at(instant(now_us + self.ahead_us), &self.sockets)
         {
             let at_us = u64::try_from(at.total_micros()).unwrap_or(0);
@@ -305,7 +347,8 @@ impl Connection {
                 .map(|at| u64::try_from(at.total_micros()).unwrap_or(0).saturating_sub(self.ahead_us))
         };
         let (deadline, _) = self.deadline();
-        [polled, Some(deadline), self.retry_us].into_iter().flatten().min()
+        let eager = self.eager.filter(|_| self.waits()).map(|eager| eager.next_us);
+        [polled, Some(deadline), self.retry_us, eager].into_iter().flatten().min()
     }
 
     /// The one deadline, with its reason.

@@ -8,6 +8,7 @@ use crate::packet::{Meta, TCP, transport_checksum, write_ip};
 const FIN: u8 = 1;
 const SYN: u8 = 2;
 const RST: u8 = 4;
+const PSH: u8 = 8;
 const ACK: u8 = 16;
 const HEADER: usize = 20;
 
@@ -93,6 +94,52 @@ impl Segment {
             None => return false,
         }
         true
+    }
+}
+
+/// The highest sequence number sent on a connection, as RFC 9293 has SND.NXT.
+///
+/// `smoltcp` goes back to the first unanswered segment when its timer runs out, and numbers its acknowledgements
+/// from there. To a peer that has got more than that they are old, so it ignores what they acknowledge; where
+/// both ends have been cut off at once, each ignores the other for ever. So acknowledgements get the right number.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sent {
+    next: Option<u32>,
+}
+
+impl Sent {
+    /// Look at a packet of ours on its way out, and put it right.
+    pub fn mend(&mut self, packet: &mut [u8]) {
+        let Ok(meta) = Meta::parse(packet) else { return };
+        let Some(head) = packet.get(meta.transport..).and_then(|s| s.first_chunk::<HEADER>()) else { return };
+        let (flags, offset) = (head[13], usize::from(head[12] >> 4) * 4);
+        let payload = meta.length.saturating_sub(meta.transport + offset);
+        let taken = payload as u32 + u32::from(flags & SYN != 0) + u32::from(flags & FIN != 0);
+        let sequence = u32::from_be_bytes([head[4], head[5], head[6], head[7]]);
+        let after = |a: u32, b: u32| a.wrapping_sub(b) as i32 > 0;
+        let next = self.next.filter(|next| after(*next, sequence.wrapping_add(taken)));
+        match next {
+            None if flags & RST != 0 => {}
+            // One byte that does not end what is to be said asks about a closed window, and may not be taken.
+            None if payload == 1 && flags & PSH == 0 => {}
+            None => self.next = Some(sequence.wrapping_add(taken)),
+            Some(next) if taken == 0 && flags & RST == 0 => renumber(packet, &meta, next),
+            Some(_) => {}
+        }
+    }
+}
+
+fn renumber(packet: &mut [u8], meta: &Meta, sequence: u32) {
+    let Some(bytes) = packet.get_mut(meta.transport..meta.length) else { return };
+    if let Some(field) = bytes.get_mut(4..8) {
+        field.copy_from_slice(&sequence.to_be_bytes());
+    }
+    if let Some(field) = bytes.get_mut(16..18) {
+        field.copy_from_slice(&[0, 0]);
+    }
+    let check = transport_checksum(meta.source, meta.destination, TCP, bytes);
+    if let Some(field) = bytes.get_mut(16..18) {
+        field.copy_from_slice(&check.to_be_bytes());
     }
 }
 

@@ -151,13 +151,10 @@ impl Stack {
             }
             Order::Back(party) => {
                 for id in self.of(&party) {
-                    // Twice: an acknowledgement may be due before the retransmission.
-                    for _ in 0..2 {
-                        if let Some(entry) = self.entries.get_mut(&id) {
-                            entry.connection.hurry(forwarder.now_us);
-                        }
-                        self.turn(id, None, forwarder);
+                    if let Some(entry) = self.entries.get_mut(&id) {
+                        entry.connection.hurry(forwarder.now_us);
                     }
+                    self.turn(id, None, forwarder);
                 }
             }
         }

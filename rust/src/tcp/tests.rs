@@ -223,15 +223,35 @@ fn a_connection_outlives_an_outage_and_hurries_when_the_way_is_back() {
     network.down = true;
     now = run(&mut sides, &mut network, now, now + 200_000_000, |_| false);
     assert!(sides.iter().all(|s| s.closed.is_none()));
-    network.down = false;
-    let before = sides[1].got.len();
+    // The other end of the tunnel is ready a moment later than ours.
     for side in &mut sides {
         side.connection.hurry(now);
     }
+    now = run(&mut sides, &mut network, now, now + 500_000, |_| false);
+    network.down = false;
+    let before = sides[1].got.len();
     run(&mut sides, &mut network, now, now + 1_000_000, |_| false);
     assert!(sides[1].got.len() > before + 100_000, "{before} then {}", sides[1].got.len());
     run(&mut sides, &mut network, now, now + 300_000_000, |s| s[1].eof);
     assert_eq!(sides[1].got, bytes(3_000_000, 1));
+}
+
+#[test]
+fn both_ends_of_an_outage_hurry_though_each_is_heard_before_it_is_answered() {
+    let mut sides = pair(false, bytes(600_000, 1), bytes(600_000, 2));
+    let mut network = Network::new(5, 0);
+    let mut now = run(&mut sides, &mut network, 0, 300_000, |_| false);
+    network.down = true;
+    now = run(&mut sides, &mut network, now, now + 100_000_000, |_| false);
+    // One end's tunnel is ready first; what it sends at once is lost, and it hears the other before it tries again.
+    sides[1].connection.hurry(now);
+    now = run(&mut sides, &mut network, now, now + 10_000, |_| false);
+    network.down = false;
+    sides[0].connection.hurry(now);
+    run(&mut sides, &mut network, now, now + 10_000_000, |s| s.iter().all(|s| s.eof));
+    let got = (sides[1].got.len(), sides[0].got.len());
+    assert_eq!(got, (600_000, 600_000));
+    assert!(sides[1].got == bytes(600_000, 1) && sides[0].got == bytes(600_000, 2));
 }
 
 #[test]

@@ -230,7 +230,7 @@ REALM: Final = ObjectType(
         Field(
             "echo",
             kinds.port(zero_means="off"),
-            "UDP port on the server's own inner addresses that answers each datagram with its copy, for "
+            "UDP and TCP port on the server's own inner addresses that sends back what comes, for "
             "`opentsm connect` and test calls (7 is the well-known one).",
             default="0",
             effect=Effect.LIVE,

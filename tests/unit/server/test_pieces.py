@@ -23,7 +23,7 @@ from opentsm.errors import ConfigError, PlatformError
 from opentsm.server import logs, tun
 from opentsm.server.core_side import check_routes, client_prefixes
 from opentsm.server.datalog import QUEUE, DataLog
-from opentsm.server.echo import KernelEcho
+from opentsm.server.echo import MAX_STREAMS, EchoStreams, KernelEcho
 from opentsm.server.leases import AddressTaken, Leases, lease
 from tests.unit.server.harness import configuration, until
 
@@ -126,7 +126,27 @@ async def test_the_kernels_echo_answers_and_stops() -> None:
         assert await asyncio.wait_for(asyncio.get_running_loop().sock_recv(client, 99), 20) == b"hello"
         with pytest.raises(PlatformError, match="Address already in use"):
             KernelEcho(ip_address("127.0.0.1"), number)
+        reader, writer = await asyncio.open_connection("127.0.0.1", number)
+        writer.write(b"by TCP")
+        assert await asyncio.wait_for(reader.readexactly(6), 20) == b"by TCP"
         echo.close()
+        assert await asyncio.wait_for(reader.read(), 20) == b""
+        writer.close()
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", number)
+
+
+async def test_the_echo_by_tcp_has_a_bound() -> None:
+    streams = EchoStreams()
+    server = await asyncio.get_running_loop().create_server(streams, "127.0.0.1", 0)
+    where = server.sockets[0].getsockname()
+    opened = [await asyncio.open_connection(*where) for _ in range(MAX_STREAMS + 1)]
+    await until(lambda: len(streams.transports) == MAX_STREAMS)
+    assert await asyncio.wait_for(opened[-1][0].read(), 20) == b""
+    for _, writer in opened:
+        writer.close()
+    server.close()
+    await until(lambda: not streams.transports)
 
 
 # -- logs -----------------------------------------------------------------------------------------------

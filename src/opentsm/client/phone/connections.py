@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar, cast
 
 from opentsm.client.phone.framing import PING, PONG, Framing
 from opentsm.errors import RemoteProtocolError, TunnelError
@@ -161,8 +161,7 @@ class _Connection(asyncio.Protocol):
     # -- asyncio ------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = transport = cast("asyncio.Transport", transport)  # uvloop's is none by class
         if self.far is None:
             address, port = transport.get_extra_info("peername")[:2]
             self.far = (address, port)
