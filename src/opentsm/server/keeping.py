@@ -42,7 +42,7 @@ ALIVE_EVERY: Final = 10.0
 """Seconds between two marks that this process lives: by so much a session may be kept too long."""
 
 RESTORE_TURN: Final = 256
-"""Sessions taken up in one go, some ten milliseconds, before the loop may do something else."""
+"""Sessions taken up in one go, some fifty milliseconds, before the loop may do something else."""
 
 _log: Final = structlog.get_logger("opentsm.server")
 

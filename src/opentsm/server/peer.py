@@ -164,7 +164,8 @@ class Peer:
         self._counted = 0
         self._tokens = float(MESSAGE_BURST)
         self._tokens_at = hub.now()
-        self.session = ServerSession(offer.session, entropy=self._entropy())
+        if ready is not None:  # else it comes with ``take_up``
+            self.session = ServerSession(offer.session, entropy=self._entropy())
 
     def _entropy(self) -> Entropy:
         return Entropy(tsid=self.hub.new_tsid, secret=self.hub.resume_secret)
