@@ -165,6 +165,8 @@ _SERVICE_LABELS: Final = {
 }
 
 
+_BY_LOSS: Final = 15
+
 MAX_FACTOR: Final = 2
 """Recovery frames that may go with one media datagram: with two of them, three times the bytes of the
 media."""
@@ -201,6 +203,26 @@ class Coding:
         words = ["auto" if self.factor is None else str(self.factor)]
         words += ["no-fec"] * (not self.fec) + ["no-compression"] * (not self.compress)
         return "off" if self == NO_CODING else ",".join(words)
+
+    @property
+    def number(self) -> int:
+        """As one number, for socket options: the factor (15: by loss), 0x10 FEC, 0x20 compression."""
+        factor = _BY_LOSS if self.factor is None else self.factor
+        return factor | (0x10 if self.fec else 0) | (0x20 if self.compress else 0)
+
+    @classmethod
+    def from_number(cls, number: int) -> Coding:
+        """The inverse of ``number``.
+
+        Raises:
+            ValueError: no such thing.
+        """
+        if not 0 <= number <= 0x3F:
+            raise ValueError(f"{number} is not the number of a coding")
+        factor = number & 0xF
+        return cls(
+            None if factor == _BY_LOSS else factor, fec=bool(number & 0x10), compress=bool(number & 0x20)
+        )
 
     @classmethod
     def parse(cls, text: str) -> Coding:

@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 from opentsm.client.binding import Binding, Owner
 from opentsm.errors import TunnelClosedError
-from opentsm.types import Flow, Path, PathMode, Redundancy, SocketAddress
+from opentsm.types import Coding, Flow, Path, PathMode, Redundancy, SocketAddress
 
 SOL_TSM: Final = 0x7473
 """Level of our socket options: "ts", far from the system's numbers."""
@@ -32,6 +32,10 @@ SO_TSM_REDUNDANCY: Final = 4
 """Option: media on several streams, a ``Redundancy`` (or its number, or its text: ``fan-out:2``). It holds
 for the whole tunnel, because the streams are the tunnel's."""
 
+SO_TSM_CODING: Final = 5
+"""Option: redundancy and FEC on the datagram tunnel, and header compression: a ``Coding`` (or its number, or
+its text: ``auto``, ``1,no-fec``). It holds for the whole tunnel."""
+
 RECEIVE_QUEUE: Final = 512
 """Datagrams that wait to be read: ten seconds of a call. When it is full the oldest goes, as it is the one
 that media needs least."""
@@ -43,6 +47,9 @@ class Wide(Protocol):
     @property
     def redundancy(self) -> Redundancy: ...
     def set_redundancy(self, redundancy: Redundancy | str | None) -> None: ...
+    @property
+    def coding(self) -> Coding: ...
+    def set_coding(self, coding: Coding | str) -> None: ...
 
 
 Bind = Callable[[str | None, int, bool | None, Owner], Binding]
@@ -131,14 +138,19 @@ class InnerSocket:
 
     # -- options ----------------------------------------------------------------------------------------
 
-    def setsockopt(self, level: int, option: int, value: PathMode | Redundancy | int | str) -> None:
-        """Set SO_TSM_TRANSPORT or SO_TSM_REDUNDANCY, at any time, as often as one likes.
+    def setsockopt(self, level: int, option: int, value: PathMode | Redundancy | Coding | int | str) -> None:
+        """Set SO_TSM_TRANSPORT, SO_TSM_REDUNDANCY or SO_TSM_CODING, at any time, as often as one likes.
 
         Raises:
             OSError: ENOPROTOOPT, no such option; EINVAL, no such value.
             TunnelClosedError: the socket is closed.
         """
-        if level == SOL_TSM and option == SO_TSM_REDUNDANCY and self._wide is not None:
+        if level == SOL_TSM and option == SO_TSM_CODING and self._wide is not None:
+            self._check_open()
+            self._wide.set_coding(_coding(value))
+        elif isinstance(value, Coding):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        elif level == SOL_TSM and option == SO_TSM_REDUNDANCY and self._wide is not None:
             self._check_open()
             self._wide.set_redundancy(_redundancy(value))
         elif level == SOL_TSM and option == SO_TSM_TRANSPORT and not isinstance(value, Redundancy):
@@ -148,11 +160,12 @@ class InnerSocket:
 
     def getsockopt(self, level: int, option: int) -> int:
         """SO_TSM_TRANSPORT gives the switch, SO_TSM_PATH the path in force, SO_TSM_DROPPED a count,
-        SO_TSM_REDUNDANCY the number of the tunnel's redundancy."""
+        SO_TSM_REDUNDANCY and SO_TSM_CODING the numbers of the tunnel's redundancy and coding."""
         readers: dict[int, Callable[[], int]] = {
             SO_TSM_TRANSPORT: lambda: self.mode,
             SO_TSM_PATH: lambda: self.path,
             SO_TSM_DROPPED: lambda: self.dropped,
+            SO_TSM_CODING: lambda: 0 if self._wide is None else self._wide.coding.number,
             SO_TSM_REDUNDANCY: lambda: 0 if self._wide is None else self._wide.redundancy.number,
         }
         if level != SOL_TSM or option not in readers:
@@ -295,6 +308,17 @@ def _mode(value: PathMode | int | str) -> PathMode:
         return PathMode[value.upper()] if isinstance(value, str) else PathMode(value)
     except (KeyError, ValueError):
         raise OSError(errno.EINVAL, f"{value!r}: stream, datagram or auto") from None
+
+
+def _coding(value: PathMode | Redundancy | Coding | int | str) -> Coding:
+    try:
+        if isinstance(value, str):
+            return Coding.parse(value)
+        if isinstance(value, Redundancy):
+            raise ValueError(f"{value} is for SO_TSM_REDUNDANCY")
+        return value if isinstance(value, Coding) else Coding.from_number(value)
+    except ValueError as error:
+        raise OSError(errno.EINVAL, str(error)) from None
 
 
 def _redundancy(value: PathMode | Redundancy | int | str) -> Redundancy | str:

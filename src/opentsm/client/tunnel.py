@@ -298,6 +298,11 @@ class Tunnel:
         """
         self._connection.set_coding(Coding.parse(coding) if isinstance(coding, str) else coding)
 
+    @property
+    def coding(self) -> Coding:
+        """What is permitted, or has been chosen; what comes of it is in ``statistics().coding``."""
+        return self._connection.session.coding.wish
+
     async def wait_ddt_enabled(self, target: Switched) -> None:
         """Wait until this socket's packets go by the datagram tunnel. Its switch must want that.
 

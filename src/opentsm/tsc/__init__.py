@@ -17,6 +17,7 @@ from __future__ import annotations
 from socket import AF_INET, AF_INET6, SOCK_DGRAM, SOCK_STREAM, SOL_SOCKET
 
 from opentsm.tsc.calls import (
+    TSC_SO_CODING,
     TSC_SO_DDT,
     TSC_SO_PATH,
     TSC_SO_TRANSPORT,
@@ -55,6 +56,7 @@ __all__ = [
     "SOCK_DGRAM",
     "SOCK_STREAM",
     "SOL_SOCKET",
+    "TSC_SO_CODING",
     "TSC_SO_DDT",
     "TSC_SO_PATH",
     "TSC_SO_TRANSPORT",

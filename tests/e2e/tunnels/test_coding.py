@@ -204,7 +204,7 @@ def test_headers_are_left_out_on_both_paths(lab: Lab, server: ServerProcess) -> 
                 assert numbers["saved_bytes"] - before["saved_bytes"] == FLOWS * 50 * 24, mode
                 print(f"{mode.name}: {sent / (FLOWS * 50):.1f} bytes on the wire per packet, with all else")
             for way in (0, 1):
-                assert calls.in_time(way) == 100.0
+                assert calls.in_time(way, later=PACKETS) == 100.0, "all of it, in whatever order"
             assert numbers["contexts_received"] >= FLOWS
 
     in_host(lab["phone1"], scenario)

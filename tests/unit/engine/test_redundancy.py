@@ -169,6 +169,16 @@ def test_the_coder_says_what_the_user_plane_is_to_do() -> None:
     assert not any((applied.factor, applied.fec, applied.compress, applied.take_recovery))
 
 
+def test_a_coding_is_one_number_for_socket_options() -> None:
+    assert Coding().number == 0x3F
+    assert NO_CODING.number == 0
+    for number in (0, 1, 2, 0x0F, 0x11, 0x22, 0x3F):
+        assert Coding.from_number(number).number == number
+    for number in (3, 14, 0x40, -1):
+        with pytest.raises(ValueError, match=r"number|factor"):
+            Coding.from_number(number)
+
+
 @pytest.mark.parametrize("text", ["auto", "off", "0", "1", "2,no-fec", "auto,no-fec,no-compression"])
 def test_a_coding_reads_as_it_is_written(text: str) -> None:
     assert str(Coding.parse(text)) == text
