@@ -24,6 +24,7 @@ from opentsm.config.model import (
     Sbc,
     Settings,
     TlsProfile,
+    Trunk,
 )
 from opentsm.config.tree import Node
 from opentsm.engine.policy import PolicyConflict, compile_policies
@@ -121,6 +122,7 @@ def _sbcs(checker: Checker) -> None:
 def _trunks(checker: Checker) -> None:
     for trunk in checker.settings.trunks.values():
         sbc = trunk.sbc
+        _trunk_account(checker, trunk)
         if sbc.core_address is None and sbc.realm.core is not CoreSide.TUN:
             text = f"sbc {sbc.name} has no core-address from which it could be reached"
             checker.complain("trunk", trunk.name, "sbc", text, "add core-address to the sbc")
@@ -130,6 +132,12 @@ def _trunks(checker: Checker) -> None:
         if sbc.core_address is not None and trunk.transport not in sbc.core_transports:
             text = f"sbc {sbc.name} does not speak {trunk.transport} there"
             checker.complain("trunk", trunk.name, "transport", text, "add it to core-transports")
+
+
+def _trunk_account(checker: Checker, trunk: Trunk) -> None:
+    if (trunk.username is None) != (trunk.password_file is None):
+        key = "password-file" if trunk.username is None else "username"
+        checker.complain("trunk", trunk.name, key, "an account is a name and a password", "give both or none")
 
 
 def _sbc_ports(checker: Checker, sbc: Sbc) -> None:

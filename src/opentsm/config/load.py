@@ -84,6 +84,9 @@ def _named_files(settings: Settings) -> Iterator[tuple[str, Path]]:
         yield "authentication token-file", settings.authentication.token_file
     for sbc in settings.sbcs.values():
         yield f"sbc {sbc.name} users-file", sbc.users_file
+    for trunk in settings.trunks.values():
+        if trunk.password_file is not None:
+            yield f"trunk {trunk.name} password-file", trunk.password_file
 
 
 def _written_files(settings: Settings) -> Iterator[tuple[str, Path]]:

@@ -178,6 +178,7 @@ class Trunk:
     Attributes:
         sources: who counts as it when they send; none: ``address`` alone.
         domains, numbers: what goes there; ``*`` is the rest.
+        username, password_file: our account there.
     """
 
     name: str
@@ -189,6 +190,8 @@ class Trunk:
     domains: tuple[str, ...] = ()
     numbers: tuple[str, ...] = ()
     calls_in: bool = True
+    username: str | None = None
+    password_file: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -401,6 +401,18 @@ TRUNK: Final = ObjectType(
             default="on",
             effect=Effect.RESTART,
         ),
+        Field(
+            "username",
+            kinds.text("a name", r"[^\s\"\\]{1,128}"),
+            "Name of our account there, to answer its challenges with.",
+            effect=Effect.RESTART,
+        ),
+        Field(
+            "password-file",
+            kinds.path(),
+            "File with the password of that account on its first line.",
+            effect=Effect.RESTART,
+        ),
     ),
     presence=Effect.RESTART,
 )

@@ -36,6 +36,7 @@ class Branch:
         token: our Record-Route token in it. provisional: a 1xx came, so it can be cancelled.
         cancel_wanted, cancelled: it is to be cancelled; the CANCEL is out.
         final: its final answer, as it would go upstream.
+        authorized: it answers a challenge, so a further one is the caller's to see.
     """
 
     key: TransactionKey
@@ -46,6 +47,7 @@ class Branch:
     cancel_wanted: bool = False
     cancelled: bool = False
     final: Response | None = None
+    authorized: bool = False
 
 
 @dataclass(slots=True, eq=False)

@@ -14,6 +14,7 @@ from opentsm.errors import RemoteProtocolError
 
 from . import dialling
 from .callcontrol import CallControl, has_sdp
+from .challenges import answer_untrusted
 from .deadlines import Deadlines
 from .dialogs import Call, CallState
 from .forking import Branch, Context, best
@@ -147,13 +148,16 @@ class Proxy:
                 request.prepend("Record-Route", self._record_route(token, target.hop))
             request.prepend("Via", self._via(target.hop, branch_id))
             key = TransactionKey("client", branch_id, request.method)
-            branch = Branch(key, target, request, token)
-            context.branches.append(branch)
-            self._branches[key] = context, branch
-            if context.is_invite:
-                self._patience.set(key, now + self._shared.settings.ring_timeout)
-            _, outputs = self._shared.transactions.start_client(now, key, target.hop, request)
-            self.carry_out(now, outputs)
+            self._send_branch(now, context, Branch(key, target, request, token))
+
+    def _send_branch(self, now: float, context: Context, branch: Branch) -> None:
+        context.branches.append(branch)
+        self._branches[branch.key] = context, branch
+        if context.is_invite:
+            self._patience.set(branch.key, now + self._shared.settings.ring_timeout)
+        hop, request = branch.target.hop, branch.request
+        _, outputs = self._shared.transactions.start_client(now, branch.key, hop, request)
+        self.carry_out(now, outputs)
 
     def _branch(self, request: Request) -> str:
         return f"{BRANCH_COOKIE}{self._shared.new_id()}.{loop_hash(request)}"
@@ -202,12 +206,33 @@ class Proxy:
             self._provisional(now, hop, context, branch, up, essentials)
         elif response.code < 300:
             self._success(now, hop, context, branch, up, essentials)
-        else:
+        elif not self._answer_challenge(now, context, branch, response):
             self._close_branch(branch, up)
             if response.code >= 600:
                 context.groups.clear()
                 self._cancel_open(now, context)
             self._maybe_finish(now, context)
+
+    def _answer_challenge(self, now: float, context: Context, branch: Branch, response: Response) -> bool:
+        """A trunk where we have an account asks for it: the same request again, with the answer (section
+        22.3).
+        Returns whether there was one to give."""
+        trunk = self._shared.trunk_of(branch.target.hop)
+        if trunk is None or branch.authorized or branch.cancel_wanted or context.done:
+            return False
+        answer = answer_untrusted(response, branch.request, trunk, self._shared.new_id())
+        if answer is None:
+            return False
+        context.branches.remove(branch)
+        self._forget_branch(branch.key)
+        branch_id = self._branch(context.request)
+        request = branch.request.copy()
+        request.set_values("Via", [self._via(branch.target.hop, branch_id), *request.values("Via")[1:]])
+        request.headers.append(answer)
+        key = TransactionKey("client", branch_id, request.method)
+        again = Branch(key, branch.target, request, branch.token, authorized=True)
+        self._send_branch(now, context, again)
+        return True
 
     def _upstream(self, context: Context, branch: Branch, hop: Hop, response: Response) -> Response:
         """The response as the sender's side is to see it: our Via gone, and in our Record-Route the token of

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Final
@@ -35,6 +35,7 @@ class Trunk:
         numbers: beginnings of user names or numbers that go there when no user of ours has them; the longest
             that fits wins; ``*``: all.
         calls_in: it may call registered users.
+        username, password: our account there, to answer its challenges with; empty: there is none.
     """
 
     name: str
@@ -45,10 +46,14 @@ class Trunk:
     domains: tuple[str, ...] = ()
     numbers: tuple[str, ...] = ()
     calls_in: bool = True
+    username: str = ""
+    password: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
         if self.transport not in TRANSPORTS or not 1 <= self.port <= 65535:
             raise ConfigError(f"trunk {self.name}: {self.transport} port {self.port} cannot be used")
+        if any(c in f"{self.username}{self.password}" for c in '"\\\r\n'):
+            raise ConfigError(f"trunk {self.name}: quotes, backslashes and line ends cannot be in an account")
         try:
             ip_address(self.address)
             for source in self.sources:

@@ -73,10 +73,25 @@ def _settings(sbc: Sbc, trunks: Sequence[TrunkSettings]) -> SbcSettings:
                 domains=trunk.domains,
                 numbers=trunk.numbers,
                 calls_in=trunk.calls_in,
+                username=trunk.username or "",
+                password=_password(trunk),
             )
             for trunk in trunks
         ),
     )
+
+
+def _password(trunk: TrunkSettings) -> str:
+    if trunk.password_file is None:
+        return ""
+    try:
+        return trunk.password_file.read_text(encoding="utf-8").partition("\n")[0].strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"the password of trunk {trunk.name} cannot be read: {error}",
+            source=str(trunk.password_file),
+            hint="check trunk password-file",
+        ) from None
 
 
 @dataclass

@@ -82,6 +82,8 @@ class Phone:
     transport: str = "udp"
     core: bool = False  # on the server's own network
     early: str = ""  # "": 180 without a body; "183": reliable, with SDP (RFC 3262)
+    demands: str = ""  # "user:password" without which it is not called, and the code it asks with
+    demand_code: int = 407
     lenient: bool = False  # drops what it cannot read, for tests that send such things
     _pending: dict[tuple[str, str], _Pending] = field(default_factory=dict)
     _served: dict[tuple[str, str], bytes] = field(default_factory=dict)
@@ -396,6 +398,9 @@ class Phone:
             return
         if self.behaviour == "silent":
             return
+        if self.demands and not self._is_authorized(request):
+            self._demand(request, key)
+            return
         if self.behaviour in ("busy", "reject603"):
             self._refuse(request, key, 486 if self.behaviour == "busy" else 603)
             return
@@ -419,6 +424,32 @@ class Phone:
                 self._accept(request, key, leg)
 
         self.network.after(self.ring_time, answer)
+
+    def _demand(self, request: Request, key: tuple[str, str]) -> None:
+        kind = "Proxy" if self.demand_code == 407 else "WWW"
+        lines = [
+            f'Digest realm="provider", nonce="n{algorithm}", algorithm={algorithm}, opaque="o", qop="auth,x"'
+            for algorithm in ("SHA-512-256", "MD5", "SHA-256")
+        ]
+        challenges = [(f"{kind}-Authenticate", line) for line in lines]
+        self._answer(request, key, self.demand_code, extra=challenges)
+        self._insist(request.call_id, self._served[key])
+
+    def _is_authorized(self, request: Request) -> bool:
+        """RFC 7616 section 3.4.1, checked as a server does."""
+        kind = "Proxy-Authorization" if self.demand_code == 407 else "Authorization"
+        value = request.headers.get(kind)
+        if not value:
+            return False
+        got = dict(re.findall(r'(\w+)="?([^",]*)"?', value))
+        user, _, password = self.demands.partition(":")
+
+        def h(text: str) -> str:
+            return hashlib.sha256(text.encode()).hexdigest()
+
+        a1, a2 = h(f"{user}:provider:{password}"), h(f"INVITE:{request.uri}")
+        expected = h(f"{a1}:nSHA-256:{got.get('nc')}:{got.get('cnonce')}:auth:{a2}")
+        return (got.get("username"), got.get("response"), got.get("opaque")) == (user, expected, "o")
 
     def _accept(self, request: Request, key: tuple[str, str], leg: Leg) -> None:
         settled = bool(self.early) and leg.invite is request

@@ -29,9 +29,11 @@ def settings(transport: str = "udp") -> SbcSettings:
     return replace(SETTINGS, core=core, trunks=(provider, mobile, rest))
 
 
-def a_world(pair: tuple[str, str] = ("udp", "udp")) -> tuple[World, Phone, Phone]:
+def a_world(
+    pair: tuple[str, str] = ("udp", "udp"), settled: SbcSettings | None = None
+) -> tuple[World, Phone, Phone]:
     """Alice in her tunnel, registered, and the provider."""
-    world = World(Network(seed=9), settings=settings(pair[1]))
+    world = World(Network(seed=9), settings=settled or settings(pair[1]))
     alice = world.phone("alice", "10.64.0.2", transport=pair[0])
     provider = world.phone("pstn", "192.0.2.20", transport=pair[1], core=True)
     provider.domain, provider.media_port = CORE[0], 30000
@@ -292,6 +294,35 @@ def test_where_the_kernel_routes_a_trunk_reaches_the_inner_address() -> None:
     assert out.state == into.state == "answered"
     assert not any(relay.core_a or relay.core_b for relay in world.rtp())
     assert {relay.local_b[0] for relay in world.rtp()} == {SERVER}
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize("code", [401, 407])
+def test_a_trunks_challenge_is_answered_with_our_account(pair: tuple[str, str], code: int) -> None:
+    account = replace(settings(pair[1]).trunks[0], username="4930", password="s3cret")
+    world, alice, provider = a_world(pair, replace(settings(pair[1]), trunks=(account,)))
+    provider.demands, provider.demand_code = "4930:s3cret", code
+    leg = alice.call("+49301")
+    world.network.run(5)
+    assert leg.state == "answered"
+    assert provider.received == ["INVITE", "INVITE"]
+    assert code not in alice.answers[2:], "she is not asked for our account"
+    alice.hang_up(leg)
+    world.network.run(2)
+    assert provider.calls[leg.call_id].state == "ended"
+    settle(world)
+
+
+@pytest.mark.parametrize("password", ["", "wrong"])
+def test_a_challenge_that_cannot_be_answered_is_the_callers_to_see(password: str) -> None:
+    account = replace(settings().trunks[0], username="4930" if password else "", password=password)
+    world, alice, provider = a_world(settled=replace(settings(), trunks=(account,)))
+    provider.demands = "4930:s3cret"
+    leg = alice.call("+49301")
+    world.network.run(2)
+    assert leg.code == 407
+    assert len(provider.received) == (2 if password else 1)
+    settle(world)
 
 
 def test_tokens_keep_the_two_sides_apart() -> None:

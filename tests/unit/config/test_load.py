@@ -89,6 +89,7 @@ def test_files_that_the_settings_name_must_be_there(tmp_path: Path, example: str
         "tls-profile main client-ca",
         "authentication password-file",
         "sbc calls users-file",
+        "trunk provider password-file",
         "server data-log",
         "server store",
         "sbc calls cdr-file",
@@ -97,7 +98,14 @@ def test_files_that_the_settings_name_must_be_there(tmp_path: Path, example: str
     assert f"certificate {tmp_path}/certs/server.pem: No such file or directory" in str(caught.value)
     for name in ("certs", "log", "lib/opentsm"):
         (tmp_path / name).mkdir(parents=True)
-    for name in ("certs/server.pem", "certs/server.key", "certs/clients-ca.pem", "passwords", "sip-users"):
+    for name in (
+        "certs/server.pem",
+        "certs/server.key",
+        "certs/clients-ca.pem",
+        "passwords",
+        "sip-users",
+        "provider-password",
+    ):
         write(tmp_path, name, "x")
     check_files(settings)
 
