@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 from opentsm.client import notifications as n
 from opentsm.client.address import ServerAddress
 from opentsm.client.binding import Bindings
+from opentsm.client.breaking import Breakers
 from opentsm.client.coding import CodingControl
 from opentsm.client.datagram import open_datagram_socket
 from opentsm.client.dial import Dialer, Dialled
@@ -115,6 +116,7 @@ class Connection:
         self._dialer = Dialer(plane, tls=settings.tls, proxy=settings.proxy, streams=settings.streams)
         self.message_log = MessageLogger(settings.message_log)
         self.further = FurtherStreams(self)
+        self._breakers = Breakers(self)
         self._media_age: float | None = None
         self._monitor = Monitor(self, keepalive=settings.keepalive)
         self._roaming = Roaming(self)
@@ -325,6 +327,7 @@ class Connection:
             _log.info("%s tunnel closed: %s", path.name.lower(), detail)
             self.last_error = detail
             self._monitor.lost(path)
+            self._breakers.lost(path)
             self._close_former(path)
             self.session.path_lost(path, event.reason, now)
         elif isinstance(event, DatagramReady):
@@ -509,6 +512,7 @@ class Connection:
         tunnel = self._tunnels.pop(path, None)
         if tunnel is not None:
             self._monitor.lost(path)
+            self._breakers.lost(path)
             self.plane.unwatch_tunnel(tunnel)
             self.plane.core.close(tunnel, reason=reason)
 
@@ -555,12 +559,14 @@ class Connection:
             self._ended = event
         elif isinstance(event, a.TunnelUp) and not self._up.done():
             self._up.set_result(None)
+            self._breakers.start()
         elif isinstance(event, a.DdtAvailable):
             self.available = event.available
         elif isinstance(event, a.KeepaliveInterval):
             self._monitor.keepalive(event.path, event.seconds)
         elif isinstance(event, a.QualityReported):
             self._monitor.reported(event)
+            self._breakers.reported(event.reports)
         notification = told(event, self.bindings)
         if notification is not None:
             self.hub.publish(notification)
@@ -590,6 +596,7 @@ class Connection:
         for task in self._tasks.values():
             task.cancel()
         self._monitor.stop()
+        self._breakers.stop()
         self._roaming.stop()
         self._close_former(Path.STREAM)
         for path in tuple(self._tunnels):

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Protocol
 
+from opentsm.engine.breaker import BreakerDecision
 from opentsm.engine.redundancy import Protection
 from opentsm.engine.spreading import SpreadDecision
 from opentsm.engine.steering import Decision
@@ -226,6 +227,16 @@ class SpreadDecided(Notification):
 
     kind: ClassVar[str] = "spread-decided"
     decision: SpreadDecision
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerMoved(Notification):
+    """The circuit breaker of what we send by this path has opened (nearly nothing of it arrives, so that only
+    a few packets a second go) or closed again."""
+
+    kind: ClassVar[str] = "breaker-moved"
+    path: Path
+    decision: BreakerDecision
 
 
 Callback = Callable[[Notification, Any], None]

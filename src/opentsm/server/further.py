@@ -13,6 +13,7 @@ from opentsm.protocol import actions as a
 from opentsm.server.counters import Count
 from opentsm.server.offers import PROBES_PER_TIMER
 from opentsm.types import Path, Tsid
+from opentsm.userplane._core import TunnelStats
 from opentsm.wire.codec import encode
 
 if TYPE_CHECKING:
@@ -32,6 +33,14 @@ class FurtherStreams:
     def tunnels(self) -> dict[Tsid, int]:
         """The user plane's ids."""
         return dict(self._tunnels)
+
+    def stats(self) -> list[TunnelStats]:
+        """The counters of each that is there."""
+        found = []
+        for tunnel in self._tunnels.values():
+            with suppress(KeyError):  # gone, the event is on its way
+                found.append(self._peer.hub.core.tunnel_stats(tunnel))
+        return found
 
     def tsid_of(self, tunnel: int) -> Tsid | None:
         """Which of them a tunnel is; None: none."""

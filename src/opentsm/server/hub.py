@@ -319,6 +319,10 @@ class Hub:
             reason=switch.reason,
         )
 
+    def breaker_moved(self, peer: Peer, path: Path, what: str) -> None:
+        """The circuit breaker of a client's downlink has opened or closed."""
+        _log.info("circuit breaker", **peer.describe(), path=path.name.lower(), what=what)
+
     def log_message(self, peer: Peer, path: Path, direction: str, message: Message) -> None:
         """Put a control message into the data log, where the interface has it on."""
         if self.data_log is not None and peer.offer.name in self.logged:

@@ -29,6 +29,7 @@ from opentsm.protocol.server_streams import peek_join
 from opentsm.protocol.states import Server as State
 from opentsm.protocol.states import ServerDdt
 from opentsm.server.auth import AuthenticationFailed, Credentials, Identity
+from opentsm.server.breaking import Downstream
 from opentsm.server.coding import PeerCoding
 from opentsm.server.counters import OF_SESSIONS, Count
 from opentsm.server.further import FurtherStreams
@@ -119,6 +120,7 @@ class Peer:
         "datagram",
         "datagram_outer",
         "downlink",
+        "downstream",
         "further",
         "gone",
         "hub",
@@ -141,6 +143,7 @@ class Peer:
         self.stream: int | None = None if ready is None else ready.tunnel
         self.datagram: int | None = None
         self.further = FurtherStreams(self)
+        self.downstream = Downstream()
         self.datagram_outer: SocketAddress | None = None
         self.outer: SocketAddress = ("", 0) if ready is None else ready.peer
         self.tls_version = None if ready is None else ready.tls_version
@@ -601,6 +604,7 @@ class Peer:
         now = self.hub.now()
         if event.decision is not None:
             self.hub.media_moved(self, self.downlink.client_moved(now, event.decision))
+        self._break(event.reports, now)
         coding = self._coding is not None and self._coding.reported(event.reports, now)
         if self.session.judges:
             decision, reports = self.downlink.heard(now, event.reports, self._readings(), path=event.path)
@@ -609,6 +613,20 @@ class Peer:
             self.session.send_quality(reports, now, decision=told, path=event.path)
         elif coding:
             self.session.send_quality(self.downlink.report(now, self._readings()), now)
+
+    def _break(self, reports: tuple[PathQuality, ...], now: float) -> None:
+        """Hold back media of which nothing arrives."""
+        found = {}
+        for path, tunnel in ((Path.STREAM, self.stream), (Path.DATAGRAM, self.datagram)):
+            if tunnel is not None:
+                with suppress(KeyError):
+                    found[path] = (tunnel, self.hub.core.tunnel_stats(tunnel))
+        for path, decision in self.downstream.heard(now, reports, found, self.further.stats()):
+            with suppress(KeyError):
+                self.hub.core.set_breaker(
+                    self.session_id or 0, path is Path.DATAGRAM, round(decision.every * 1000)
+                )
+            self.hub.breaker_moved(self, path, str(decision))
 
     def _readings(self) -> dict[Path, Reading]:
         """Of the tunnels that are there and heard."""

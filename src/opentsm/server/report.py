@@ -18,7 +18,7 @@ from opentsm.server import logs
 from opentsm.server.counters import Count
 from opentsm.server.offers import tunnel_limit
 from opentsm.server.peer import Peer
-from opentsm.types import Code, Tsid
+from opentsm.types import Code, Path, Tsid
 from opentsm.userplane._core import FlowStats, TunnelStats
 
 if TYPE_CHECKING:
@@ -190,6 +190,7 @@ class Report:
             "services": format_services(peer.offer.services),
             "ddt_tsid": None if record.ddt_tsid is None else f"{record.ddt_tsid:016x}",
             "ddt_outer": peer.datagram_outer,
+            "breakers": [path.name.lower() for path in Path if peer.downstream.is_open(path)],
             "paths": stats,
             "flows": [_attributes(flow, FlowStats) for flow in flows[:MAX_FLOWS_SHOWN]],
             "flow_count": len(flows),
