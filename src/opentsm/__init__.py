@@ -23,6 +23,7 @@ _HOMES: Final = {
     "SO_TSM_TRANSPORT": "client.sockets",
     "SO_TSM_PATH": "client.sockets",
     "SO_TSM_DROPPED": "client.sockets",
+    "SO_TSM_REDUNDANCY": "client.sockets",
     "ServerAddress": "client.address",
     "Statistics": "client.statistics",
     "PathStatistics": "client.statistics",
@@ -34,6 +35,7 @@ _HOMES: Final = {
     "TunnelClosedError": "errors",
     "Path": "types",
     "PathMode": "types",
+    "Redundancy": "types",
     "Service": "types",
     "Transport": "types",
 }

@@ -6,6 +6,7 @@ from opentsm.client.endpoint import TunnelDatagramTransport as TunnelDatagramTra
 from opentsm.client.lending import inner_endpoints as inner_endpoints
 from opentsm.client.sockets import SO_TSM_DROPPED as SO_TSM_DROPPED
 from opentsm.client.sockets import SO_TSM_PATH as SO_TSM_PATH
+from opentsm.client.sockets import SO_TSM_REDUNDANCY as SO_TSM_REDUNDANCY
 from opentsm.client.sockets import SO_TSM_TRANSPORT as SO_TSM_TRANSPORT
 from opentsm.client.sockets import SOL_TSM as SOL_TSM
 from opentsm.client.sockets import InnerSocket as InnerSocket
@@ -21,6 +22,7 @@ from opentsm.errors import TunnelClosedError as TunnelClosedError
 from opentsm.errors import TunnelError as TunnelError
 from opentsm.types import Path as Path
 from opentsm.types import PathMode as PathMode
+from opentsm.types import Redundancy as Redundancy
 from opentsm.types import Service as Service
 from opentsm.types import Transport as Transport
 

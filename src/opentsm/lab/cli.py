@@ -367,6 +367,22 @@ def streams(
         typer.echo(f"in time = within {bench.PLAYOUT * 1e3:.0f} ms of the fastest packet of its call")
 
 
+@app.command("blocked-start")
+def blocked_start(
+    rtt: Annotated[
+        list[float] | None, typer.Option(help="Milliseconds; repeatable. Default: 40, 120.")
+    ] = None,
+    times: Annotated[int, typer.Option(min=1, max=100)] = 5,
+) -> None:
+    """How soon a tunnel is up and carries media where UDP is blocked from the beginning."""
+    from opentsm.lab import streams as bench  # the server and the client are not needed by other commands
+
+    with _plain_errors():
+        ensure_privileges()
+        starts = bench.blocked_starts([one / 1e3 for one in rtt or (40.0, 120.0)], times=times)
+        typer.echo(bench.start_table(starts))
+
+
 @app.command()
 def block(
     picture: Annotated[Path, typer.Option(help="SVG file to write.")] = Path("block.svg"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +24,17 @@ from opentsm.lab.serving import PASSWORD, USER, ServerProcess, Shape, make_crede
 from opentsm.lab.topology import Lab, LabSpec
 from opentsm.lab.traffic import MediaFlow, MediaReceiver, MediaSender, MediaSocket, send_all
 from opentsm.lab.waiting import until
-from opentsm.types import Redundancy
+from opentsm.tasks import cancel, spawn
+from opentsm.types import PathMode, Redundancy
 
 PLAYOUT: Final = 0.060
 """Seconds a listener's buffer waits: what comes later is late."""
 
 SETTLE: Final = 3.0
 """Seconds for what is on its way when the calls end."""
+
+ECHO: Final = ("10.64.0.1", 7)
+"""The server's inner echo."""
 
 VARIANTS: Final = ("off", "fan-out:2", "fan-out:3", "load-balance:2", "load-balance:4")
 
@@ -139,6 +144,75 @@ class _Run:
 
     def _has_streams(self, tunnel: Tunnel) -> Callable[[], bool]:
         return lambda: tunnel.streams == self._redundancy.streams
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """One set-up with UDP blocked from the beginning. Times in seconds.
+
+    Attributes:
+        up: from ``connect`` to a tunnel that may be used. heard: to the first media that came back.
+    """
+
+    rtt: float
+    up: float
+    heard: float
+
+    @property
+    def limit(self) -> float:
+        """Four round trips and 50 ms: the longest that ``up`` may take."""
+        return 4 * self.rtt + 0.050
+
+
+def blocked_starts(rtts: Sequence[float], *, times: int = 1) -> list[Start]:
+    """Set tunnels up, with media that wants the datagram tunnel at once, where no datagram passes."""
+    with Lab(LabSpec()) as lab, tempfile.TemporaryDirectory() as folder:
+        make_credentials(Path(folder), lab["server"])
+        server = ServerProcess(lab["server"], Path(folder), Shape(services=("SIP", "DDT", "redundancy")))
+        server.start()
+        lab.firewall().apply(udp_blocked())
+        try:
+            return [_start(lab, server, rtt) for rtt in rtts for _ in range(times)]
+        finally:
+            server.stop()
+
+
+def _start(lab: Lab, server: ServerProcess, rtt: float) -> Start:
+    lab.wan().set(delay=rtt / 2)
+
+    async def go() -> Start:
+        receiver, flow = MediaReceiver(), MediaFlow(1)
+        receiver.expect(flow)
+        begun = time.monotonic()
+        tunnel = await connect(
+            f"tls://{server.host.ipv4}:{server.shape.port}",
+            username=USER,
+            password=PASSWORD,
+            ca=server.folder / "ca.pem",
+        )
+        up = time.monotonic() - begun
+        try:
+            # The server's own echo: the way to it is the tunnel and nothing else.
+            voice, _ = await tunnel.create_datagram_endpoint(
+                lambda: receiver, remote_addr=ECHO, mode=PathMode.AUTO
+            )
+            talking = spawn("media", send_all([MediaSender(voice, flow)], seconds=30))
+            await receiver.heard([flow], within=30)
+            await cancel(talking)
+            return Start(rtt, up, flow.arrived[0] - begun)
+        finally:
+            await tunnel.close()
+
+    return lab["phone1"].call(asyncio.run, go())
+
+
+def start_table(starts: Sequence[Start]) -> str:
+    """For people."""
+    rows = [
+        tuple(f"{seconds * 1e3:.0f} ms" for seconds in (one.rtt, one.up, one.limit, one.heard))
+        for one in starts
+    ]
+    return text_table(rows, ("round trip", "tunnel up after", "limit", "first media back after"))
 
 
 def table(outcomes: Sequence[Outcome]) -> str:

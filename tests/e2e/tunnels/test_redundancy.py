@@ -10,7 +10,7 @@ import pytest
 from opentsm.client.notifications import Notification, SpreadDecided, StreamsChanged
 from opentsm.client.tunnel import Tunnel, connect
 from opentsm.lab.firewall import everything, udp_blocked
-from opentsm.lab.streams import Network, measure
+from opentsm.lab.streams import Network, blocked_starts, measure
 from opentsm.lab.topology import Lab, LabSpec
 from opentsm.lab.traffic import MediaFlow, MediaReceiver, MediaSender, send_all
 from opentsm.lab.waiting import until
@@ -147,6 +147,15 @@ def test_auto_finds_company_for_a_late_stream_and_lets_it_go_when_udp_is_back(
             assert flow.report().duplicated == 0
 
     in_host(lab["phone1"], scenario, within=220)
+
+
+def test_where_udp_is_blocked_from_the_beginning_nothing_waits_for_it() -> None:
+    """Counted in round trips of a second, so that a busy machine's milliseconds do not count: TCP, TLS, the
+    Configuration exchange; then media, though it would rather have a datagram tunnel."""
+    (start,) = blocked_starts([1.0])
+    assert start.up <= start.limit
+    assert int(start.up) == 3
+    assert int(start.heard) == 4
 
 
 def test_nagle_is_asked_for_and_granted(lab: Lab, server: ServerProcess) -> None:

@@ -7,6 +7,7 @@ beside the event loop, and what waits for them is bounded. argon2 releases the G
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
@@ -18,6 +19,7 @@ from opentsm.limits import MAX_PASSWORD
 
 from .account_file import Account, WatchedAccounts
 from .model import NOT_OFFERED, Credentials, Identity, denied
+from .remembered import Remembered
 from .slots import Slots
 
 Admit = Callable[[Credentials], None]
@@ -100,6 +102,7 @@ class PasswordFile:
         self._accounts = WatchedAccounts(path, check_hash)
         self._admit = admit
         self._slots = slots or Slots()
+        self._remembered = Remembered(time.monotonic)
 
     async def authenticate(self, credentials: Credentials) -> Identity:
         """See ``Authenticator``."""
@@ -107,6 +110,9 @@ class PasswordFile:
             raise denied(NOT_OFFERED)
         if len(credentials.password) > MAX_PASSWORD:
             raise denied("wrong-password")
+        known = self._accounts.current().get(credentials.username)
+        if known is not None and self._remembered.knows(known.name, known.secret, credentials.password):
+            return self._identity(known)
         async with self._slots.slot():
             if self._admit is not None:
                 self._admit(credentials)
@@ -120,6 +126,10 @@ class PasswordFile:
             raise denied("unknown-user")
         if not right:
             raise denied("wrong-password")
+        self._remembered.was_right(account.name, account.secret, credentials.password)
+        return self._identity(account)
+
+    def _identity(self, account: Account) -> Identity:
         return Identity(name=account.name, method=self.method, attributes=account.attributes)
 
     def close(self) -> None:
