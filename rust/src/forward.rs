@@ -270,6 +270,11 @@ impl Forwarder {
                 outcome
             }
             Some(Target::Core) => match from {
+                // Nobody listens there for our own TCP, which says so: better than a client that waits.
+                Some(_) if meta.protocol == TCP => {
+                    self.counters.add(Counter::CoreUnsupported);
+                    self.take_to_stack(None, data, &meta)
+                }
                 Some(session) => self.engine.core.send(&self.engine, session, data, &meta, self.now_us),
                 None => Err(Counter::InnerNoRoute),
             },

@@ -174,6 +174,13 @@ async def test_what_cannot_be_had_says_why(tunnel: Tunnel) -> None:
     assert refused.value.errno == errno.EADDRINUSE
 
 
+async def test_a_core_without_tcp_refuses_at_once(tunnel: Tunnel, peer: Peer) -> None:
+    peer.plane.core.route_core("10.200.0.0/16")
+    with pytest.raises(ConnectionRefusedError):
+        await tunnel.open_connection("10.200.1.2", 80)
+    assert peer.plane.core.counters()["drop_core_unsupported"] == 1
+
+
 async def test_bsd_calls(tunnel: Tunnel, peer: Peer, ca: bytes) -> None:
     async with (
         opentsm.connect(peer.url, ca=ca) as other,
