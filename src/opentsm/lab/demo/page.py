@@ -114,8 +114,8 @@ def worst_mos(numbers: Sequence[Numbers]) -> float:
 
 def missed(numbers: Sequence[Numbers]) -> str:
     """Lost or late in both directions, as text."""
-    low, high = sorted(one.missed_percent for one in numbers)[:: max(1, len(numbers) - 1)]
-    return f"{low:.1f} to {high:.1f} %"
+    low, high = (f"{end(one.missed_percent for one in numbers):.1f}" for end in (min, max))
+    return f"{low} %" if low == high else f"{low} to {high} %"
 
 
 # -- the page ----------------------------------------------------------------------------------------------

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import gc
 import time
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
@@ -201,7 +203,8 @@ async def _play(stage: Stage, bob: Callee, parts: Sequence[Part], teller: Teller
             teller.say(f"({part.letter}) {part.title}: {part.seconds:.0f} s of speech both ways")
             tunnel.set_coding(part.coding)
             bob.expect(part.mode, part.coding)
-            raw = await _Performance(stage, phone, bob, part, teller).play()
+            with _no_collection():
+                raw = await _Performance(stage, phone, bob, part, teller).play()
             teller.status(f"({part.letter}) scoring the recordings ...")
             played = await asyncio.to_thread(raw)
             result.parts.append(played)
@@ -298,6 +301,17 @@ class _Performance:
             score = recording_score(speech(), recording, inside, heard_from)
             spans.append(numbers(inside, PLAYOUT, score))
         return Direction(name, packets, recording, heard_from, spans, speaker.media.numbers.skipped)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Both phones live in this process: a collection of garbage would stop both at once, and be measured."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _seen(tunnel: Tunnel) -> str:

@@ -47,7 +47,7 @@ def test_findings_are_the_worse_direction(result: Result) -> None:
     ((figure, unit, sentence),) = page.findings(result)
     worse = min(direction.spans[1].mos for direction in result.parts[0].directions)
     assert (figure, unit) == (f"{worse:.2f}", "MOS")
-    assert "2.0 to 2.0 % lost or late" in sentence
+    assert "(2.0 % lost or late)" in sentence
 
 
 def test_the_page_holds_plots_and_sound_and_fetches_nothing(result: Result) -> None:
