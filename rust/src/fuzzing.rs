@@ -13,6 +13,7 @@ use crate::frame::{ControlHead, Frame, next_frame};
 use crate::limits::{MAX_CONTEXTS, MAX_CONTROL_MESSAGE, MAX_INNER_PACKET};
 use crate::packet::{End, Meta, TCP, echo_reply, readdress, transport_checksum, udp_checksum_ok, write_ip};
 use crate::tables::relays::{EARLY, End as Leg, Follow, Relays};
+use crate::tables::signals::{Look, Signals};
 use crate::tcp::Tuple;
 use crate::tcp::connection::{Connection, Outbox};
 use crate::tcp::segment::Segment;
@@ -113,6 +114,11 @@ pub fn packet(data: &[u8]) {
     let _ = (meta.looks_like_media(data), udp_checksum_ok(&meta, data));
     if let Some(payload) = meta.udp_payload(data) {
         assert!(payload.len() < meta.length);
+    }
+    let signals = Signals::default();
+    signals.watch(true);
+    if let Look::Found(signal) = signals.look(&meta, data, 0) {
+        assert!(!signal.data.is_empty() && signal.data.len() < meta.length);
     }
     let mut copy = data.to_vec();
     for address in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
