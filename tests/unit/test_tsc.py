@@ -81,6 +81,9 @@ def test_options_that_cannot_be_set_answer_1(handle: int) -> None:
     assert tsc.tsc_setsockopt(rtp, tsc.SOL_SOCKET, tsc.TSC_SO_DDT, 2) == 1
     assert tsc.tsc_setsockopt(rtp + 1, tsc.SOL_SOCKET, tsc.TSC_SO_DDT, 1) == 1
     assert tsc.tsc_setsockopt(rtp, tsc.SOL_SOCKET, tsc.TSC_SO_TRANSPORT, 2) == 0
+    assert tsc.tsc_setsockopt(rtp, tsc.SOL_SOCKET, tsc.TSC_SO_REDUNDANCY, 0x12) == 0
+    assert tsc.tsc_getsockopt(rtp, tsc.SOL_SOCKET, tsc.TSC_SO_REDUNDANCY) == 0x12
+    assert tsc.tsc_setsockopt(rtp, tsc.SOL_SOCKET, tsc.TSC_SO_REDUNDANCY, 0x19) == 1
     assert tsc.tsc_setsockopt(rtp, tsc.SOL_SOCKET, tsc.TSC_SO_CODING, 0x21) == 0
     assert tsc.tsc_getsockopt(rtp, tsc.SOL_SOCKET, tsc.TSC_SO_CODING) == 0x21
     assert tsc.tsc_setsockopt(rtp, tsc.SOL_SOCKET, tsc.TSC_SO_CODING, 3) == 1
