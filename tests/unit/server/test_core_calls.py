@@ -110,6 +110,10 @@ async def test_speech_passes_between_a_tunnel_and_a_trunk(
         callee.phone.hang_up(there)
         await until(lambda: leg.state == "ended", "the end of the call")
         record = await the_record(tmp_path)
+        store = site.server.calls._running["calls"].store
+        assert store is not None
+        (stored,) = await store.calls()
+        assert json.loads(json.dumps(stored)) == record, "the store has it as well"
     trunk, other = ("callee", "caller") if way == "out" else ("caller", "callee")
     assert (record[f"{trunk}_trunk"], record[f"{trunk}_tunnel"]) == ("provider", None)
     assert (record[f"{other}_trunk"], record[f"{other}_tunnel"]["client"]) == (None, "anonymous")
