@@ -103,11 +103,12 @@ async def moved(call: Call, change: Callable[[], Awaitable[object]]) -> None:
 def check(call: Call, limit: float) -> None:
     for flow in (call.up, call.down):
         report = flow.report()
-        silence = (report.longest_gap - PACKET_TIME) * 1000
-        print(f"lost {report.lost}, silent {silence:.0f} ms, at most {limit * 1000:.0f} ms")
+        # Silence as a listener has it, without the pauses of a sender that the machine held up.
+        silence = max(report.longest_burst * PACKET_TIME, report.delay_max - report.delay_min)
+        print(f"lost {report.lost}, silent {silence * 1000:.0f} ms, at most {limit * 1000:.0f} ms")
         assert report.duplicated == 0, "a copy reached the application"
         assert report.lost * PACKET_TIME <= limit
-        assert report.longest_gap - PACKET_TIME <= limit
+        assert silence <= limit
 
 
 @pytest.mark.parametrize("mode", [PathMode.DATAGRAM, PathMode.STREAM], ids=["ddt", "stream"])
