@@ -50,7 +50,12 @@ class Downstream:
             for path in Path
             if self._is_new(path, tunnels)
         ]
-        self._received += sum(report.received for report in reports if report.path is Path.DATAGRAM)
+        by_datagram = [report.received for report in reports if report.path is Path.DATAGRAM]
+        if not by_datagram:
+            # The client holds the path for silent and says nothing of it: path choice sees to that, and what
+            # was sent by both tunnels meanwhile has arrived by the other. Judged anew when it speaks of it.
+            self._reported, self._received = ReportedFlow(), 0
+        self._received += sum(by_datagram)
         if now - self._looked_at < EVERY:
             return moved
         self._looked_at = now
@@ -58,9 +63,11 @@ class Downstream:
             if path is Path.STREAM:
                 records = stats.tx_records + sum(other.tx_records for other in further)
                 seen = self._outflow.since(stats.tx_packets, records, 0 if further else stats.tx_dropped)
-            else:
+            elif by_datagram:
                 seen = self._reported.since(stats.tx_records, self._received)
                 self._received = 0
+            else:
+                continue
             if seen is not None and (decision := self._breakers[path].look(now, *seen)).moved:
                 moved.append((path, decision))
         return moved

@@ -71,3 +71,17 @@ def test_a_new_tunnel_is_judged_by_itself() -> None:
     assert downlink.downstream.is_open(Path.DATAGRAM)
     downlink.tunnel, downlink.datagram = 2, Stats()
     assert downlink.report(0) == [(Path.DATAGRAM, False)]
+
+
+def test_of_a_path_that_the_client_holds_for_silent_nothing_is_concluded() -> None:
+    """In a block of UDP media goes by both tunnels, and the client reports of the stream alone."""
+    downlink = Downlink()
+    downlink.report(0)
+    of_stream = (PathQuality(Path.STREAM, 2000, 100, 0, 0, 0),)
+    for _ in range(2 * INTERVALS):
+        downlink.now += 2.0
+        downlink.datagram.tx_records += 100
+        tunnels: Any = {Path.DATAGRAM: (downlink.tunnel, downlink.datagram)}
+        assert downlink.downstream.heard(downlink.now, of_stream, tunnels, []) == []
+    assert downlink.report(100) == []
+    assert not downlink.downstream.is_open(Path.DATAGRAM)
