@@ -11,12 +11,14 @@ import pytest
 
 from opentsm.protocol import states as s
 from opentsm.protocol.core import Machine
-from tests.sim.chaos import ClientHalf, Half, ServerHalf
+from tests.sim.chaos import Half
+from tests.sim.chaos_client import ClientHalf
+from tests.sim.chaos_server import ServerHalf
 from tests.sim.seeds import FAILED_ONCE, ONLY, RUNS, named
 
 Taken = set[tuple[str, str, str]]
 STEPS = 300
-MOST = 4000
+MOST = 2500
 """Lives of each half after which a row that was never taken is called dead; some 1,000 are enough today."""
 
 

@@ -581,7 +581,7 @@ class ClientSession:
 
     def _do_move(self, now: float, cause: object) -> None:
         """Another stream is up beside ours: resume on it. What was asked on the old one is asked again."""
-        self._ddt.stream_lost(self._requests.down(), now)
+        self._forget_asked(now)
         self._do_send_resume(now, cause)
 
     def _do_redial(self, now: float, cause: Terminated) -> None:
@@ -600,11 +600,15 @@ class ClientSession:
             self._core.notify(StreamLost(cause.reason))
             if now - self._active_since >= RECONNECT_MAX:
                 self._attempts = 0
+        self._forget_asked(now)
+        self._do_reconnect(now, cause)
+
+    def _forget_asked(self, now: float) -> None:
+        """Nothing more is answered on the stream there was."""
         lost = self._requests.down()
         self._ddt.stream_lost(lost, now)
         self.coding.stream_lost(lost)
         self.streams.stream_lost(lost, now)
-        self._do_reconnect(now, cause)
 
     def _do_reconnect(self, now: float, cause: Terminated) -> None:
         """Ask for a new stream after the back-off: almost none at first, then doubling, half of it random, so

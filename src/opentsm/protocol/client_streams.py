@@ -28,7 +28,7 @@ from opentsm.protocol.client_requests import Asked, AskedRedundancy, AskedReleas
 from opentsm.protocol.core import Core, Machine, code_label
 from opentsm.protocol.resume import join_proof
 from opentsm.protocol.states import CLIENT_STREAM, ClientStream, ClientStreamInput
-from opentsm.types import NO_REDUNDANCY, Code, IpAddress, Redundancy, Spread, Tsid
+from opentsm.types import NO_REDUNDANCY, UNASSIGNED_TSID, Code, IpAddress, Redundancy, Spread, Tsid
 from opentsm.wire import messages as m
 
 STREAM_STABLE: Final = 30.0
@@ -115,15 +115,23 @@ class ClientStreams:
             self._why = code_label(message.code)
             for each in self._slots:
                 each.feed(ClientStreamInput.SERVICE_UNAVAILABLE, now)
-        elif slot is not None and message.code == Code.SUCCESS and message.tunnel_id and message.join_secret:
-            if not slot.feed(ClientStreamInput.RESERVED, now, (message.tunnel_id, message.join_secret)):
-                self._void.append(message.tunnel_id)
+        elif slot is not None and (place := self._place(message)) is not None:
+            if not slot.feed(ClientStreamInput.RESERVED, now, place):
+                self._void.append(place[0])
         elif slot is not None:
             reason = "no-stream-named" if message.code == Code.SUCCESS else code_label(message.code)
             slot.feed(ClientStreamInput.REFUSED, now, reason)
         elif message.tunnel_id is not None:
             self._void.append(message.tunnel_id)
         self.settle(now)
+
+    def _place(self, message: m.ServiceResponse) -> tuple[Tsid, bytes] | None:
+        """TSID and secret of the stream that was reserved for us: a new one, whatever the server says."""
+        tsid, secret = message.tunnel_id, message.join_secret
+        if message.code != Code.SUCCESS or not tsid or not secret:
+            return None
+        taken = tsid in (UNASSIGNED_TSID, self.requests.tsid) or self._find(tsid) is not None
+        return None if taken else (tsid, secret)
 
     def stream_lost(self, lost: list[Asked], now: float) -> None:
         """The main stream is gone. What carries media goes on."""
@@ -155,6 +163,7 @@ class ClientStreams:
         self._asking = self._unavailable = False
         self._void.clear()
         self._set_spread()
+        self._show()
 
     def timer(self, name: str, now: float) -> None:
         """A timer of ``owns_timer`` is due."""

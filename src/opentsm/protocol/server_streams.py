@@ -151,6 +151,7 @@ class ServerStreams:
         """The session ends."""
         for stream in tuple(self._streams.values()):
             stream.feed(ServerStreamInput.RESET, now, reason)
+        self._set_spread()
 
     def timer(self, name: str, now: float) -> None:
         """A timer of ``owns_timer`` is due."""

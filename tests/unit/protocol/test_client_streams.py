@@ -10,7 +10,17 @@ from opentsm.limits import REQUEST_TIMEOUT_STREAM, STREAM_RETRY_MAX, STREAM_RETR
 from opentsm.protocol import actions as a
 from opentsm.protocol.resume import join_proof
 from opentsm.protocol.states import ClientStream
-from opentsm.types import NO_REDUNDANCY, Code, Path, Redundancy, Service, ServiceAction, Spread, Tsid
+from opentsm.types import (
+    NO_REDUNDANCY,
+    UNASSIGNED_TSID,
+    Code,
+    Path,
+    Redundancy,
+    Service,
+    ServiceAction,
+    Spread,
+    Tsid,
+)
 from opentsm.wire import messages as m
 from tests.unit.protocol.conversation import BINDING, IPV4, STREAM_TSID, ClientTalk
 
@@ -145,6 +155,38 @@ def test_media_goes_on_by_the_others_while_the_main_stream_is_away_and_after() -
     talk.configure()
     assert talk.states[0] is ClientStream.UP
     assert not talk.did(a.CloseExtra)
+
+
+def test_a_request_that_was_left_behind_in_another_network_is_made_again() -> None:
+    talk = StreamTalk()
+    talk.call("set_redundancy", TWO)
+    talk.call("network_changed")
+    talk.call("stream_ready", binding=BINDING)
+    talk.configure()
+    assert [r.redundancy for r in talk.said(m.ServiceRequest)] == [TWO, TWO]
+    talk.reserve()
+    assert talk.did(a.OpenExtra) == [a.OpenExtra(EXTRA)]
+
+
+@pytest.mark.parametrize("named", [EXTRA, STREAM_TSID, UNASSIGNED_TSID])
+def test_a_server_that_names_a_stream_there_is_already_gets_no_second_one(named: Tsid) -> None:
+    talk = StreamTalk().up()
+    talk.call("set_redundancy", Redundancy(Spread.FAN_OUT, 3))
+    talk.reserve(named)
+    assert not talk.did(a.OpenExtra)
+    assert not talk.did(a.CloseExtra)
+    assert talk.states == [ClientStream.UP, ClientStream.WAITING, ClientStream.ABSENT]
+
+
+def test_after_the_end_nothing_more_is_said_of_streams() -> None:
+    talk = StreamTalk().up()
+    talk.call("close")
+    talk.answer(talk.said(m.ReleaseRequest)[0])
+    assert talk.told(a.StreamsChanged)[-1].up == 0
+    talk.clear()
+    assert not talk.extra("ready", EXTRA, BINDING)
+    talk.extra("lost", EXTRA, "reset")
+    assert talk.log == []
 
 
 def test_a_fresh_tunnel_closes_them_and_asks_again() -> None:

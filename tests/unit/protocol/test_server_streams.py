@@ -112,6 +112,9 @@ def test_streams_outlive_the_main_one_and_end_with_the_session() -> None:
     assert talk.did(a.SessionClosed)
     assert [c.tsid for c in talk.did(a.CloseExtra)] == [tsid]
     assert talk.order.index("CloseExtra") < talk.order.index("SessionClosed")
+    talk.clear()
+    talk.session.streams.lost(tsid, "closed", talk.now)
+    assert talk.session.actions() == [], "its connection's end comes behind"
 
 
 def test_a_stream_that_is_given_back_gets_its_answer_behind_the_last_media() -> None:
