@@ -1,5 +1,5 @@
-"""Who is compared in ``benchmarks.fallback``: OpenTSM and Debian's ocserv/openconnect and OpenVPN, each as
-shipped (or as its manual's example has it), the rivals also with their smallest sensible times."""
+"""Who is compared in ``benchmarks.fallback``: OpenTSM and Debian's ocserv/openconnect, OpenVPN and SoftEther,
+each as shipped (or as its manual's example has it), the rivals also with their smallest sensible times."""
 
 from __future__ import annotations
 
@@ -180,12 +180,89 @@ class OpenVpnQuick(OpenVpn):
     client_words = "hand-window 5\nconnect-timeout 5\nconnect-retry 1 2\nserver-poll-timeout 5\n"
 
 
+class SoftEther(Product):
+    """vpnserver with one hub bridged to a TAP device; vpnclient with its virtual adapter.
+
+    UDP acceleration is on, as it is by default. The server takes UDP ports from 40000 on for it, so it needs
+    a firewall that passes, and for a block stops, UDP on any port.
+    """
+
+    name = "SoftEther"
+    settings = "as shipped: UDP acceleration on"
+    device = "vpn_se"
+    needs = ("vpnserver", "vpnclient", "vpncmd")
+
+    def set_up(self) -> None:
+        self._daemon("server", "vpnserver")
+        until_now(lambda: self._ready("server", "/SERVER"), within=UP_WITHIN, what="vpnserver to answer")
+        self._order("server", "/SERVER", "BridgeCreate", "DEFAULT", "/DEVICE:se", "/TAP:yes")
+        hub = ("/SERVER", "/HUB:DEFAULT")
+        self._order("server", *hub, "UserCreate", USER, "/GROUP:none", "/REALNAME:none", "/NOTE:none")
+        self._order("server", *hub, "UserPasswordSet", USER, f"/PASSWORD:{PASSWORD}")
+        until_now(lambda: self._has("server", "tap_se"), within=UP_WITHIN, what="the TAP device")
+        self.server.ip("address", "add", f"{_SOFTETHER_GATEWAY}/24", "dev", "tap_se")
+        self.server.ip("link", "set", "tap_se", "up")
+        self._client()
+
+    def _client(self) -> None:
+        self._daemon("phone1", "vpnclient")
+        until_now(lambda: self._ready("phone1", "/CLIENT"), within=UP_WITHIN, what="vpnclient to answer")
+        self._order("phone1", "/CLIENT", "NicCreate", "se")
+        until_now(lambda: self._has("phone1", self.device), within=UP_WITHIN, what="the virtual adapter")
+        account = [f"/SERVER:{self.server.ipv4}:443", "/HUB:DEFAULT", f"/USERNAME:{USER}", "/NICNAME:se"]
+        self._order("phone1", "/CLIENT", "AccountCreate", "lab", *account)
+        password = ["lab", f"/PASSWORD:{PASSWORD}", "/TYPE:standard"]
+        self._order("phone1", "/CLIENT", "AccountPasswordSet", *password)
+        self._order("phone1", "/CLIENT", "AccountConnect", "lab")
+        self.phone.ip("address", "add", f"{_SOFTETHER_PHONE}/24", "dev", self.device)
+        self.phone.ip("link", "set", self.device, "up")
+        self.phone.ip("route", "replace", f"{self.core.ipv4}/32", "via", _SOFTETHER_GATEWAY)
+        until_now(self._reaches, within=UP_WITHIN, what="the virtual adapter to reach the core")
+
+    def _reaches(self) -> bool:
+        words = ["ping", "-c", "1", "-W", "1", "-I", _SOFTETHER_PHONE, self.core.ipv4]
+        return self.phone.run(words, check=False).returncode == 0
+
+    def _has(self, host: str, device: str) -> bool:
+        return self.lab[host].run(["ip", "link", "show", "dev", device], check=False).returncode == 0
+
+    def _ready(self, host: str, kind: str) -> bool:
+        return self._vpncmd(host, kind, "About").returncode == 0
+
+    def _order(self, host: str, *words: str) -> None:
+        done = self._vpncmd(host, *words)
+        if done.returncode:
+            raise PlatformError(f"vpncmd {' '.join(words)}: {done.stdout[-400:]}")
+
+    def _vpncmd(self, host: str, *words: str) -> subprocess.CompletedProcess[str]:
+        """One order. ``words``: /SERVER or /CLIENT, perhaps /HUB, the order and its arguments."""
+        first = 2 if words[1].startswith("/HUB:") else 1
+        where = "localhost:443" if words[0] == "/SERVER" else "localhost"
+        line = ["vpncmd", where, *words[:first], "/CMD", *words[first:]]
+        return self.lab[host].run(self._apart("vpncmd", line), check=False, stdin=subprocess.DEVNULL)
+
+    def _daemon(self, host: str, program: str) -> None:
+        self.start(host, self._apart(program, [program, "execsvc"]), f"{program}.log")
+
+    def _apart(self, program: str, words: list[str]) -> list[str]:
+        """The command with folders of its own in place of those that Debian's build has compiled in.
+
+        There all instances on a machine would share their settings and locks. The mounts end with the
+        process: whatever runs in a lab's host has a mount namespace of its own (ip-netns(8)).
+        """
+        home = self.folder / program
+        for name in ("lib/softether", "log/softether", "run/softether", "tmp"):
+            (home / name).mkdir(parents=True, exist_ok=True)
+        return ["sh", "-ec", _SOFTETHER_APART, str(home), *words]
+
+
 PRODUCTS: Final[dict[str, type[Product]]] = {
     "opentsm": OpenTsm,
     "ocserv": Ocserv,
     "ocserv-quick": OcservQuick,
     "openvpn": OpenVpn,
     "openvpn-quick": OpenVpnQuick,
+    "softether": SoftEther,
 }
 
 
@@ -265,3 +342,14 @@ remote {server} 443 udp
 remote {server} 443 tcp-client
 remote-cert-tls server
 """ + _OPENVPN_KEYS.format(stem="client")
+
+_SOFTETHER_GATEWAY: Final = "10.64.0.1"
+_SOFTETHER_PHONE: Final = "10.64.0.2"
+_SOFTETHER_APART: Final = """\
+mount --bind "$0/lib" /var/lib
+mount --bind "$0/log" /var/log
+mount --bind "$0/run" /run
+mount --bind "$0/tmp" /tmp
+cd /
+exec "$@"
+"""

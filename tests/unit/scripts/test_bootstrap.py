@@ -52,6 +52,17 @@ def test_versions_compare_as_numbers(text: str, expected: tuple[int, ...]) -> No
     assert bootstrap.version_tuple("1.100.0") > bootstrap.version_tuple("1.85.0")
 
 
+def test_services_are_kept_quiet_only_of_packages_that_are_installed_here() -> None:
+    packages = {need.package for group in bootstrap.GROUPS.values() for need in group}
+    assert set(bootstrap.UNWANTED_SERVICES) <= packages
+
+
+@pytest.mark.parametrize("package", ["ocserv", "openvpn", "softether-vpnserver", "softether-vpnclient"])
+def test_a_rival_whose_daemon_debian_starts_is_kept_quiet(package: str) -> None:
+    assert f"{package}.service" in bootstrap.UNWANTED_SERVICES[package]
+    assert package in {need.package for need in bootstrap.GROUPS["bench"]}
+
+
 def needs(*packages: str) -> tuple[bootstrap.Need, ...]:
     return tuple(bootstrap.Need(name, lambda: False, f"no {name}") for name in packages)
 
