@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from opentsm.errors import PlatformError
 from opentsm.lab.capture import Packet
 from opentsm.lab.firewall import tcp_443_only, tcp_udp_443
 from opentsm.lab.host import Host, Loopback
@@ -144,7 +145,7 @@ class LoopbackStage:
         """There is none."""
 
     async def block(self, blocked: bool) -> None:
-        raise NotImplementedError("there is no firewall on loopback")
+        raise PlatformError("there is no firewall on loopback: this part needs network namespaces")
 
     @contextmanager
     def watch(self) -> Iterator[Wire]:
