@@ -78,10 +78,21 @@ class World:
 
 
 @contextmanager
-def world(folder: Path, users: Sequence[str], shape: Shape) -> Iterator[World]:
-    """The lab, the server and accounts; phones are the caller's to start."""
-    with Lab(LabSpec(phones=len(users), emulate=False)) as lab:
-        lab.firewall().apply(tcp_udp_443(lab["server"].ipv4, lab["server"].ipv6))
+def world(
+    folder: Path, users: Sequence[str], shape: Shape, *, sites: int = 1, delay: float = 0.0
+) -> Iterator[World]:
+    """The lab, the server and accounts; phones are the caller's to start.
+
+    Args:
+        sites: as many networks, each with such a firewall; users are spread over them in order.
+        delay: seconds on the way from each site to the server, and as many back.
+    """
+    phones = -(-len(users) // sites)
+    with Lab(LabSpec(sites=sites, phones=phones, emulate=delay > 0)) as lab:
+        for site in range(1, sites + 1):
+            lab.firewall(site).apply(tcp_udp_443(lab["server"].ipv4, lab["server"].ipv6))
+            if delay:
+                lab.wan(site).set(delay=delay)
         make_credentials(folder, lab["server"], users)
         # Digest with MD5 only, as htdigest writes it: baresip 1.0 gives up where SHA-256 is offered as well.
         lines = [account_line(user, SIP_DOMAIN, SIP_PASSWORD, "MD5") for user in users]

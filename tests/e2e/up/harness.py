@@ -24,7 +24,8 @@ OPENTSM: Final = (sys.executable, "-m", "opentsm.cli.main")
 def reach(server: ServerProcess, folder: Path | None = None, user: str = USER) -> list[str]:
     """Words that say which server, and who we are."""
     where = folder or server.folder
-    secret = where / "password"
+    # One for each user: calls side by side begin at any time, and no `opentsm` may find it half written.
+    secret = where / f"password-{user}"
     secret.write_text(f"{PASSWORD}\n")
     url = f"{server.shape.transport}://{server.host.ipv4}:{server.shape.port}"
     return [url, "--user", user, "--password-file", str(secret), "--ca", str(where / "ca.pem")]
