@@ -37,7 +37,7 @@ DELAY: Final = 0.020
 
 UNDERSTOOD: Final = {"silent_block_of_udp": 3.1, "another_network": 2.8}
 """PESQ of the worst eight or ten seconds, those with the failure in them. 3.4 to 3.7 was seen with the block,
-which costs one to three packets, and 3.2 to 3.7 with the move, which costs a dozen of the mover's; how much a
+which costs one to three packets, and 3.1 to 3.7 with the move, which costs a dozen of the mover's; how much a
 lost syllable costs depends on the syllable."""
 
 
