@@ -5,7 +5,7 @@
 //! ones until the owner calls `flush`.
 
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -428,15 +428,16 @@ impl Forwarder {
         Ok(())
     }
 
-    /// A raw datagram (a handshake's) into the batch.
-    pub fn send_raw(&mut self, fd: std::os::fd::RawFd, to: Option<&SocketAddr>, datagram: &[u8]) {
-        self.batch.push(fd, to, |slot| {
+    /// A raw datagram (a handshake's, or relayed media) into the batch; false if it is too long for one.
+    pub fn send_raw(&mut self, fd: RawFd, to: Option<&SocketAddr>, datagram: &[u8]) -> bool {
+        let built = self.batch.push(fd, to, |slot| {
             slot.get_mut(..datagram.len())?.copy_from_slice(datagram);
             Some(datagram.len())
         });
         if self.batch.is_full() {
             self.flush_datagrams();
         }
+        built
     }
 
     /// Give the gathered datagrams to the kernel.
@@ -544,9 +545,8 @@ impl Forwarder {
         let source = SocketAddr::new(meta.source, meta.source_port);
         let onward = relay.pass(side, source, payload, path, self.now_us)?;
         self.counters.add(Counter::Relayed);
-        if relay.core(1 - side).is_some() {
-            self.send_core(relay, 1 - side, &onward.to, payload);
-            return Ok(());
+        if let Some(socket) = relay.core(1 - side) {
+            return self.send_core(relay, socket.fd(), &onward.to, payload);
         }
         let head = head_of(&onward, meta.tos);
         if head.source.is_ipv4() != meta.source.is_ipv4() {
@@ -576,18 +576,20 @@ impl Forwarder {
     ) -> Outcome {
         let onward = relay.pass(side, source, payload, -1, self.now_us)?;
         self.counters.add(Counter::Relayed);
-        if relay.core(1 - side).is_some() {
-            self.send_core(relay, 1 - side, &onward.to, payload);
-            return Ok(());
+        if let Some(socket) = relay.core(1 - side) {
+            return self.send_core(relay, socket.fd(), &onward.to, payload);
         }
         self.pass_translated(&head_of(&onward, 0), payload)
     }
 
-    fn send_core(&mut self, relay: &Arc<Relay>, side: usize, to: &SocketAddr, payload: &[u8]) {
-        if let Some(socket) = relay.core(side) {
-            self.held.push(Arc::clone(relay));
-            self.send_raw(socket.fd(), Some(to), payload);
+    fn send_core(&mut self, relay: &Arc<Relay>, fd: RawFd, to: &SocketAddr, payload: &[u8]) -> Outcome {
+        // Held before the batch may be flushed, let go with it.
+        self.held.push(Arc::clone(relay));
+        if self.send_raw(fd, Some(to), payload) {
+            return Ok(());
         }
+        self.held.pop();
+        Err(Counter::InnerTooBig)
     }
 
     /// A relay between an IPv4 and an IPv6 party, or from the core side, builds the packet anew.
@@ -651,5 +653,32 @@ fn fill(link: &DatagramLink, slot: &mut [u8], frame: &[u8]) -> Result<usize, Cou
             DatagramSealError::Exhausted => Counter::KeyLimit,
             DatagramSealError::BadLength => Counter::InnerTooBig,
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Running;
+    use crate::limits::DATAGRAM_SLOT;
+    use crate::tables::relays::{CoreSocket, EARLY, End, Follow};
+
+    #[test]
+    fn media_too_long_for_a_datagram_is_dropped_by_name_and_nothing_is_held_for_it() {
+        let mut running = Running::start(1).unwrap();
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let speaker = SocketAddr::from(([127, 0, 0, 1], 9));
+        let end = End { local: nowhere, remote: Some(speaker), early: [None; EARLY] };
+        let sockets = [1, 2].map(|id| CoreSocket::bind(id, 0, nowhere).ok());
+        let relay = running.engine.relays.open(3, [end, end], sockets, Follow::default()).unwrap();
+        for _ in 0..100 {
+            running.forwarder.from_core(&relay, 0, speaker, &[0; DATAGRAM_SLOT + 1]);
+        }
+        assert!(running.forwarder.held.is_empty());
+        assert_eq!(running.forwarder.counters.get(Counter::InnerTooBig), 100);
+        running.forwarder.from_core(&relay, 0, speaker, &[0; 172]);
+        assert_eq!(running.forwarder.held.len(), 1);
+        running.forwarder.flush_datagrams();
+        assert!(running.forwarder.held.is_empty());
     }
 }
