@@ -5,6 +5,7 @@ step. The halves themselves: chaos_client.py, chaos_server.py."""
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from ipaddress import IPv4Interface
 from typing import Any
 
@@ -70,7 +71,7 @@ class Further:
                 self.spread = action.spread
 
 
-class Half:
+class Half(ABC):
     """What both halves share: time, tunnels, and the checks."""
 
     def __init__(self, chance: random.Random) -> None:
@@ -117,9 +118,9 @@ class Half:
             )
         self.check_further()
 
+    @abstractmethod
     def wish(self) -> Redundancy:
         """What the client wants of further streams, as this half knows it."""
-        raise NotImplementedError
 
     def check_further(self) -> None:
         """Further streams end with their session; what is spread has more than one stream to go by."""

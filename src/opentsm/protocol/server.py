@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from opentsm.errors import LocalProtocolError
@@ -442,6 +442,10 @@ class ServerSession:
         self.streams.join(message, now, self._further_configuration(message))
 
     def _further_configuration(self, message: m.Message) -> m.ConfigurationResponse:
+        return replace(self._same_addresses(message), keepalive_ms=milliseconds(self._settings.keepalive))
+
+    def _same_addresses(self, message: m.Message) -> m.ConfigurationResponse:
+        """The session's further tunnels have the addresses of its first; that is the point of them."""
         lease = self._lease or Lease()
         return m.ConfigurationResponse(
             tsid=message.tsid,
@@ -449,7 +453,6 @@ class ServerSession:
             code=Code.SUCCESS,
             inner_ipv4=lease.ipv4,
             inner_ipv6=lease.ipv6,
-            keepalive_ms=milliseconds(self._settings.keepalive),
             inner_mtu=self._settings.inner_mtu,
         )
 
@@ -514,16 +517,9 @@ class ServerSession:
         self._ddt.answer_once(message, lambda: self._ddt_configuration(message), now)
 
     def _ddt_configuration(self, message: m.ConfigurationRequest) -> m.ConfigurationResponse:
-        """The DDT has the stream's inner addresses; that is the point of it."""
-        lease = self._lease or Lease()
-        return m.ConfigurationResponse(
-            tsid=message.tsid,
-            sequence=message.sequence,
-            code=Code.SUCCESS,
-            inner_ipv4=lease.ipv4,
-            inner_ipv6=lease.ipv6,
+        return replace(
+            self._same_addresses(message),
             keepalive_datagram_ms=milliseconds(self._settings.keepalive_datagram),
-            inner_mtu=self._settings.inner_mtu,
             padding=message.padding,  # as large as the request: the way back has to carry media too
         )
 
