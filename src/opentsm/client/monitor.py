@@ -51,12 +51,17 @@ STREAM_SILENT_ROUND_TRIPS: Final = 8
 STREAM_AUTO_PROBE: Final = 1.0
 """Seconds between probes of the stream while mode AUTO weighs it: one sample a judgement."""
 
-TRAIN: Final = 1.0
+TRAIN: Final = 2.0
 """Seconds of a train of probes over a DDT that is new to mode AUTO, at the rate and size of media: no media
-depends on what it has not shown. Costs as much as one second of one call, each way."""
+depends on what it has not shown. Enough of them for ``steering.ENOUGH``, with 20 % lost. Costs as much as two
+seconds of one call, each way."""
 
 TRAIN_PROBE: Final = 0.02
 """Seconds between them: the packets of a call."""
+
+RESERVE_PROBE: Final = 0.1
+"""Seconds between probes of a DDT that mode AUTO holds in reserve: the slow window of 10 s then has more than
+``steering.ENOUGH`` of them. A fifth of a call's packets."""
 
 MEDIA_PROBE: Final = 220
 """Bytes of a probe as large as a packet of G.711 in IPv6."""
@@ -181,9 +186,10 @@ class Monitor:
         if self._train is not None:
             self._set(Path.DATAGRAM, TRAIN_PROBE, DDT_SILENT_AFTER, MEDIA_PROBE)
         elif self._judge is not None:
-            # What speaks for a path that carries no media now must be like media.
-            size = MEDIA_PROBE if self._judge.path is Path.STREAM else 0
-            self._set(Path.DATAGRAM, DDT_PROBE, DDT_SILENT_AFTER, size)
+            if self._judge.path is Path.STREAM:  # what speaks for it must be like media
+                self._set(Path.DATAGRAM, RESERVE_PROBE, DDT_SILENT_AFTER, MEDIA_PROBE)
+            else:
+                self._set(Path.DATAGRAM, DDT_PROBE, DDT_SILENT_AFTER)
         elif self._connection.bindings.in_mode(PathMode.DATAGRAM):
             self._set(Path.DATAGRAM, DDT_PROBE, DDT_SILENT_AFTER)
         else:
