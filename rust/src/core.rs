@@ -15,7 +15,7 @@ use crate::engine::Engine;
 use crate::forward::{Forwarder, Outcome};
 use crate::limits::{CORE_IDLE_MS, DATAGRAM_SLOT, MAX_CORE_SOCKETS};
 use crate::packet::{Meta, UdpHead, write_udp};
-use crate::sys::READABLE;
+use crate::sys::{READABLE, descriptor_limit, is_out_of_descriptors, is_reserved_descriptor};
 use crate::tables::{Session, Target};
 use crate::worker::token;
 
@@ -36,6 +36,8 @@ pub struct CoreSocket {
 struct Maps {
     by_client: HashMap<(IpAddr, u16), Arc<CoreSocket>, RandomState>,
     by_id: HashMap<u64, Arc<CoreSocket>, RandomState>,
+    /// Ids by session, so that the end of one does not walk the sockets of all.
+    by_session: HashMap<u64, Vec<u64>, RandomState>,
 }
 
 /// All core sockets of an engine; the first worker reads them.
@@ -73,7 +75,12 @@ impl CoreSockets {
         } else {
             IpAddr::V6(Ipv6Addr::UNSPECIFIED)
         };
-        let socket = UdpSocket::bind((any, 0)).map_err(|_| Counter::CoreSocketsFull)?;
+        let socket = UdpSocket::bind((any, 0)).map_err(|error| {
+            if is_out_of_descriptors(&error) { Counter::NoDescriptor } else { Counter::CoreSocketsFull }
+        })?;
+        if is_reserved_descriptor(socket.as_raw_fd(), descriptor_limit()) {
+            return Err(Counter::NoDescriptor);
+        }
         socket.set_nonblocking(true).map_err(|_| Counter::CoreSocketsFull)?;
         let id = engine.new_id(0);
         let reader = engine.inbox(0).ok_or(Counter::CoreSocketsFull)?;
@@ -85,6 +92,7 @@ impl CoreSockets {
             Arc::new(CoreSocket { id, socket, session: session.id, client, last_us: AtomicU64::new(0) });
         maps.by_client.insert(client, Arc::clone(&socket));
         maps.by_id.insert(id, Arc::clone(&socket));
+        maps.by_session.entry(session.id).or_default().push(id);
         Ok(socket)
     }
 
@@ -116,28 +124,36 @@ impl CoreSockets {
     pub fn sweep(&self, engine: &Engine, now_us: u64) {
         let old =
             |s: &CoreSocket| now_us.saturating_sub(s.last_us.load(Ordering::Relaxed)) > CORE_IDLE_MS * 1_000;
-        self.close_where(engine, old);
+        let mut maps = self.maps.lock();
+        let ids: Vec<u64> = maps.by_id.values().filter(|s| old(s)).map(|s| s.id).collect();
+        for id in ids {
+            let Some(socket) = maps.close(engine, id) else { continue };
+            if let Some(rest) = maps.by_session.get_mut(&socket.session) {
+                rest.retain(|other| *other != id);
+                if rest.is_empty() {
+                    maps.by_session.remove(&socket.session);
+                }
+            }
+        }
     }
 
     /// Close the sockets of a session.
     pub fn close_session(&self, engine: &Engine, session: u64) {
-        self.close_where(engine, |s| s.session == session);
-    }
-
-    fn close_where(&self, engine: &Engine, gone: impl Fn(&CoreSocket) -> bool) {
         let mut maps = self.maps.lock();
-        if maps.by_id.is_empty() {
-            return;
+        for id in maps.by_session.remove(&session).unwrap_or_default() {
+            maps.close(engine, id);
         }
-        let ids: Vec<u64> = maps.by_id.values().filter(|s| gone(s)).map(|s| s.id).collect();
-        for id in ids {
-            if let Some(socket) = maps.by_id.remove(&id) {
-                maps.by_client.remove(&socket.client);
-                if let Some(reader) = engine.inbox(0) {
-                    reader.epoll.remove(socket.socket.as_raw_fd());
-                }
-            }
+    }
+}
+
+impl Maps {
+    fn close(&mut self, engine: &Engine, id: u64) -> Option<Arc<CoreSocket>> {
+        let socket = self.by_id.remove(&id)?;
+        self.by_client.remove(&socket.client);
+        if let Some(reader) = engine.inbox(0) {
+            reader.epoll.remove(socket.socket.as_raw_fd());
         }
+        Some(socket)
     }
 }
 

@@ -46,6 +46,8 @@ counters! {
     HandshakesFull => "drop_handshakes_full",
     TunnelsFull => "drop_tunnels_full",
     AcceptFailed => "drop_accept_failed",
+    /// Connections turned away, and sockets not made, because this process may have no more descriptors.
+    NoDescriptor => "drop_no_descriptor",
     /// A datagram that is neither ours nor the beginning of a handshake.
     StrayDatagram => "drop_stray_datagram",
     DatagramTruncated => "drop_datagram_truncated",

@@ -73,6 +73,21 @@ pub const EVENT_RESERVE: usize = 256 * 1024;
 /// Handshakes in progress per worker; beyond it new connections wait in the kernel or are refused.
 pub const MAX_HANDSHAKES: usize = 4096;
 
+/// Time of one turn for those who come in (accept, steps of TLS handshakes) beside the first step: a step has a
+/// signature in it and takes up to 300 us, and packets of others wait behind it.
+pub const WELCOME_US: u64 = 150;
+
+/// Descriptors that tunnels leave free, for what keeps a full server manageable: admin connections, account files,
+/// logs, certificates, sockets of calls.
+pub const RESERVED_DESCRIPTORS: u64 = 64;
+
+/// The same where few may be open: not more than this part of them.
+pub const RESERVED_PART: u64 = 8;
+
+/// When not even a connection to be turned away could be accepted, this long nobody tries: the listener stays
+/// readable meanwhile, and a thread that tried at once again would do nothing else.
+pub const ACCEPT_PAUSE_MS: u64 = 100;
+
 /// From accept to the end of the TLS handshake, and for DTLS from the cookie to the end.
 pub const HANDSHAKE_TIMEOUT_MS: u64 = 10_000;
 

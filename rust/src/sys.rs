@@ -10,6 +10,8 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use libc::{c_int, sockaddr_storage, socklen_t};
 
+use crate::limits::{RESERVED_DESCRIPTORS, RESERVED_PART};
+
 pub use batch::{Flushed, Merged, RecvBatch, SendBatch, merge_datagrams};
 
 fn check(result: c_int) -> io::Result<c_int> {
@@ -161,6 +163,25 @@ pub fn accept(fd: RawFd) -> io::Result<(OwnedFd, SocketAddr)> {
     let owned = unsafe { OwnedFd::from_raw_fd(new) };
     let peer = from_storage(&storage).ok_or(io::ErrorKind::InvalidData)?;
     Ok((owned, peer))
+}
+
+/// How many descriptors this process may have open now (the soft limit, which may change at any time).
+pub fn descriptor_limit() -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the structure is live for the call, and the kernel fills it.
+    let asked = check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) });
+    if asked.is_ok() { limit.rlim_cur } else { u64::MAX }
+}
+
+/// Whether a descriptor is one of the last few, which are not for tunnels. The kernel gives out the lowest free
+/// number, so that all below this one are in use.
+pub fn is_reserved_descriptor(fd: RawFd, limit: u64) -> bool {
+    fd as u64 + RESERVED_DESCRIPTORS.min(limit / RESERVED_PART) >= limit
+}
+
+/// Whether a call failed for want of a descriptor, of this process's or of the machine's.
+pub fn is_out_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
 /// The local address of a socket.

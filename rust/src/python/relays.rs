@@ -3,8 +3,9 @@
 use std::io;
 use std::sync::Arc;
 
+use crate::counters::Counter;
 use crate::engine::Engine;
-use crate::sys::READABLE;
+use crate::sys::{READABLE, is_out_of_descriptors};
 use crate::tables::relays::{CoreSocket, End, Follow, Relay, RelayError};
 use crate::worker::token;
 
@@ -14,7 +15,11 @@ pub fn open(engine: &Engine, ends: [End; 2], core: [bool; 2], follow: Follow) ->
     for ((socket, end), wanted) in sockets.iter_mut().zip(&ends).zip(core) {
         if wanted {
             let worker = engine.pick_worker();
-            *socket = Some(CoreSocket::bind(engine.new_id(worker), worker, end.local)?);
+            let bound = CoreSocket::bind(engine.new_id(worker), worker, end.local);
+            if bound.as_ref().is_err_and(is_out_of_descriptors) {
+                engine.own_counters.add(Counter::NoDescriptor);
+            }
+            *socket = Some(bound?);
         }
     }
     let id = engine.new_id(0);

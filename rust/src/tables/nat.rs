@@ -47,11 +47,18 @@ pub enum Applied {
 /// (protocol, client, client port, new far, new far port).
 type Binding = (u8, IpAddr, u16, IpAddr, u16);
 
+#[derive(Debug, Default)]
+struct Bindings {
+    rows: HashMap<Binding, (IpAddr, u16), RandomState>,
+    /// Keys by client, so that the end of one does not walk the bindings of all.
+    by_client: HashMap<IpAddr, Vec<Binding>, RandomState>,
+}
+
 /// All policies of an engine, first match wins.
 #[derive(Debug, Default)]
 pub struct Policies {
     rules: ArcSwap<Vec<Rule>>,
-    bindings: Mutex<HashMap<Binding, (IpAddr, u16), RandomState>>,
+    bindings: Mutex<Bindings>,
     bound: AtomicUsize,
 }
 
@@ -87,11 +94,14 @@ impl Policies {
         let port = if port == 0 { meta.destination_port } else { port };
         let key = (meta.protocol, meta.source, meta.source_port, to, port);
         let mut bindings = self.bindings.lock();
-        if bindings.len() >= MAX_NAT_BINDINGS && !bindings.contains_key(&key) {
-            return Applied::TableFull;
+        if !bindings.rows.contains_key(&key) {
+            if bindings.rows.len() >= MAX_NAT_BINDINGS {
+                return Applied::TableFull;
+            }
+            bindings.by_client.entry(meta.source).or_default().push(key);
         }
-        bindings.insert(key, (meta.destination, meta.destination_port));
-        self.bound.store(bindings.len(), Ordering::Release);
+        bindings.rows.insert(key, (meta.destination, meta.destination_port));
+        self.bound.store(bindings.rows.len(), Ordering::Release);
         drop(bindings);
         if readdress(data, meta, End::Destination, to, port) { Applied::Rewritten } else { Applied::Denied }
     }
@@ -103,7 +113,7 @@ impl Policies {
             return false;
         }
         let key = (meta.protocol, meta.destination, meta.destination_port, meta.source, meta.source_port);
-        let known = self.bindings.lock().get(&key).copied();
+        let known = self.bindings.lock().rows.get(&key).copied();
         known.is_some_and(|(address, port)| readdress(data, meta, End::Source, address, port))
     }
 
@@ -113,8 +123,12 @@ impl Policies {
             return;
         }
         let mut bindings = self.bindings.lock();
-        bindings.retain(|key, _| !addresses.contains(&key.1));
-        self.bound.store(bindings.len(), Ordering::Release);
+        for address in addresses {
+            for key in bindings.by_client.remove(address).unwrap_or_default() {
+                bindings.rows.remove(&key);
+            }
+        }
+        self.bound.store(bindings.rows.len(), Ordering::Release);
     }
 }
 

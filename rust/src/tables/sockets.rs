@@ -46,6 +46,9 @@ struct Maps {
     bound: HashMap<Key, Arc<LocalSocket>, RandomState>,
     by_id: HashMap<u64, Arc<LocalSocket>, RandomState>,
     next_port: u16,
+    /// Sockets that belong to a session. A server has none, and thousands of its own: the end of a session must
+    /// not walk them.
+    scoped: usize,
 }
 
 /// Why a bind failed.
@@ -84,6 +87,7 @@ impl LocalSockets {
             Arc::new(LocalSocket { id, session, address, port, capacity, waiting: AtomicUsize::new(0) });
         maps.bound.insert(key, Arc::clone(&socket));
         maps.by_id.insert(id, Arc::clone(&socket));
+        maps.scoped += usize::from(session.is_some());
         Ok(socket)
     }
 
@@ -103,14 +107,19 @@ impl LocalSockets {
             return false;
         };
         maps.bound.remove(&(socket.session, socket.address, socket.port));
+        maps.scoped -= usize::from(socket.session.is_some());
         true
     }
 
     /// Close all sockets of a session.
     pub fn close_session(&self, session: u64) {
         let mut maps = self.maps.write();
+        if maps.scoped == 0 {
+            return;
+        }
         maps.bound.retain(|key, _| key.0 != Some(session));
         maps.by_id.retain(|_, socket| socket.session != Some(session));
+        maps.scoped = maps.by_id.values().filter(|socket| socket.session.is_some()).count();
     }
 }
 

@@ -44,15 +44,6 @@ pub enum Party {
     Peer(Vec<IpAddr>),
 }
 
-impl Party {
-    fn has(&self, tuple: &Tuple) -> bool {
-        match self {
-            Self::Session(id) => tuple.scope == Some(*id),
-            Self::Peer(addresses) => tuple.scope.is_none() && addresses.contains(&tuple.remote.ip()),
-        }
-    }
-}
-
 /// Accepted connections of one peer.
 #[derive(Debug, Default)]
 struct Load {
@@ -81,6 +72,8 @@ pub struct Stack {
     entries: HashMap<u64, Entry, RandomState>,
     by_tuple: HashMap<Tuple, u64, RandomState>,
     peers: HashMap<(Scope, IpAddr), Load, RandomState>,
+    /// All connections with a peer's address, so that a client that comes or goes does not walk those of all.
+    by_peer: HashMap<(Scope, IpAddr), Vec<u64>, RandomState>,
     due: BTreeSet<(u64, u64)>,
     out: Outbox,
     packet: Vec<u8>,
@@ -95,6 +88,7 @@ impl Stack {
             entries: HashMap::default(),
             by_tuple: HashMap::default(),
             peers: HashMap::default(),
+            by_peer: HashMap::default(),
             due: BTreeSet::new(),
             out: Outbox::default(),
             packet: Vec::new(),
@@ -161,7 +155,19 @@ impl Stack {
     }
 
     fn of(&self, party: &Party) -> Vec<u64> {
-        self.by_tuple.iter().filter(|(tuple, _)| party.has(tuple)).map(|(_, id)| *id).collect()
+        match party {
+            // A client's own, of which there are few.
+            Party::Session(session) => {
+                let own = self.by_tuple.iter().filter(|(tuple, _)| tuple.scope == Some(*session));
+                own.map(|(_, id)| *id).collect()
+            }
+            Party::Peer(addresses) => addresses
+                .iter()
+                .filter_map(|address| self.by_peer.get(&(None, *address)))
+                .flatten()
+                .copied()
+                .collect(),
+        }
     }
 
     /// A packet for one of our addresses.
@@ -287,6 +293,8 @@ impl Stack {
         let id = connection.handle.id;
         engine.tcp.handles.insert(id, Arc::clone(&connection.handle));
         engine.tcp.connections.fetch_add(1, Ordering::AcqRel);
+        let peer = (connection.tuple.scope, connection.tuple.remote.ip());
+        self.by_peer.entry(peer).or_default().push(id);
         self.by_tuple.insert(connection.tuple, id);
         self.entries.insert(id, Entry { connection, due_us: None, counted });
     }
@@ -342,6 +350,12 @@ impl Stack {
             listener.release();
         }
         let peer = (connection.tuple.scope, connection.tuple.remote.ip());
+        if let Some(ids) = self.by_peer.get_mut(&peer) {
+            ids.retain(|other| *other != id);
+            if ids.is_empty() {
+                self.by_peer.remove(&peer);
+            }
+        }
         if entry.counted != Counted::No
             && let Some(load) = self.peers.get_mut(&peer)
         {

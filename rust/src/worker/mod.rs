@@ -1,8 +1,8 @@
 //! A worker: one thread, one epoll, the sockets it owns.
 //!
 //! One turn of the loop, in order: wait; orders from other threads; readiness (datagrams, streams, TUN
-//! devices); timers that are due; streams that have something to write; datagrams to the kernel; a look
-//! away where traffic is dense (`pace`). A socket gets a budget of reads per turn, so that a busy one cannot
+//! devices); timers that are due; streams that have something to write; datagrams to the kernel; steps of those
+//! who are still on their way in, for a bounded time; a look away where traffic is dense (`pace`). A socket gets a budget of reads per turn, so that a busy one cannot
 //! starve its neighbours.
 
 mod conn;
@@ -21,7 +21,7 @@ use crate::boundary::{Command, Event};
 use crate::counters::{Counter, CounterSet};
 use crate::engine::{Engine, Inbox, Tun};
 use crate::forward::Forwarder;
-use crate::limits::{BATCH, DATAGRAM_SLOT, READ_BUDGET};
+use crate::limits::{BATCH, DATAGRAM_SLOT, READ_BUDGET, WELCOME_US};
 use crate::sys::{READABLE, Ready, ReadyList, RecvBatch};
 use crate::tables::detect::MediaPort;
 use crate::tables::doubt::WATCH_US;
@@ -73,6 +73,9 @@ pub struct Worker {
     timers: Timers,
     tcp: Stack,
     batch: RecvBatch,
+    /// Readiness of this turn that waits until its packets have left: of handshakes, and of listeners.
+    shaking: Vec<Ready>,
+    knocking: Vec<Ready>,
     /// A sweep for silent media flows is in the timers.
     sweeping_flows: bool,
     stop_at_us: Option<u64>,
@@ -95,6 +98,8 @@ impl Worker {
             timers,
             tcp: Stack::new(index),
             batch: RecvBatch::default(),
+            shaking: Vec::new(),
+            knocking: Vec::new(),
             sweeping_flows: false,
             stop_at_us: None,
         })
@@ -114,13 +119,14 @@ impl Worker {
             }
             self.forwarder.now_us = self.forwarder.engine.now_us();
             for index in 0..ready.len() {
-                if let Some(event) = ready.get(index) {
+                if let Some(event) = ready.get(index).filter(|event| !self.puts_off(event)) {
                     self.dispatch(event);
                 }
             }
             self.run_timers();
             self.run_tcp();
             self.flush();
+            self.welcome();
             if self.stop_at_us.is_some_and(|at| self.forwarder.now_us >= at || self.streams.is_flushed()) {
                 self.finish();
                 return;
@@ -130,6 +136,42 @@ impl Worker {
                 std::thread::sleep(pause);
             }
         }
+    }
+
+    /// Whether a readiness belongs to somebody who is still on the way in. Such work is done when the packets of
+    /// this turn have left.
+    fn puts_off(&mut self, event: &Ready) -> bool {
+        let (kind, id) = split(event.token);
+        if kind == token::LISTENER {
+            self.knocking.push(*event);
+        } else if kind == token::STREAM && self.streams.is_shaking(id) {
+            self.shaking.push(*event);
+        } else {
+            return false;
+        }
+        true
+    }
+
+    /// Steps of those who come in: the first, and more while the time for it lasts. The others stay ready, and are
+    /// reported again by the next wait together with the packets that have come meanwhile. Who is inside already
+    /// goes before who knocks: else a crowd at the door would keep everybody from getting through.
+    fn welcome(&mut self) {
+        if self.shaking.is_empty() && self.knocking.is_empty() {
+            return;
+        }
+        let end = self.forwarder.engine.now_us() + WELCOME_US;
+        let (mut shaking, mut knocking) =
+            (std::mem::take(&mut self.shaking), std::mem::take(&mut self.knocking));
+        for event in shaking.iter().chain(&knocking) {
+            self.dispatch(*event);
+            if self.forwarder.engine.now_us() >= end {
+                break;
+            }
+        }
+        shaking.clear();
+        knocking.clear();
+        (self.shaking, self.knocking) = (shaking, knocking);
+        self.flush();
     }
 
     /// Inner TCP packets wait for this worker.
@@ -290,6 +332,7 @@ impl Worker {
                 Due::Wake => {}
                 Due::CoreSweep => self.sweep_core(),
                 Due::FlowSweep => self.sweep_flows(),
+                Due::Accept(id) => self.streams.resume_accepting(id, &self.forwarder),
                 Due::Stream(id) => self.streams.on_timer(id, &mut self.forwarder),
                 Due::Handshake { port, peer } => {
                     self.datagrams.on_timer(port, peer, &mut self.forwarder, &mut self.timers);

@@ -16,15 +16,17 @@ use crate::counters::Counter;
 use crate::crypto::{ClientProfile, TlsHandshake};
 use crate::engine::Inbox;
 use crate::forward::Forwarder;
-use crate::limits::{CLOSE_FLUSH_MS, HANDSHAKE_TIMEOUT_MS, MAX_HANDSHAKES, STREAM_RECORD, STREAM_WRITE};
+use crate::limits::{
+    ACCEPT_PAUSE_MS, CLOSE_FLUSH_MS, HANDSHAKE_TIMEOUT_MS, MAX_HANDSHAKES, STREAM_RECORD, STREAM_WRITE,
+};
 use crate::sys::{self, READABLE, Ready, WRITABLE};
 use crate::tunnel::{Link, StreamLink, Tunnel};
 
 /// Bytes read from a stream at once, beside a partial record of at most the longest one.
 const READ_BUFFER: usize = 64 * 1024 + 20 * 1024;
 
-/// Connections accepted per turn.
-const ACCEPT_BUDGET: usize = 64;
+/// Connections accepted per turn: some 10 us each, while packets wait.
+const ACCEPT_BUDGET: usize = 16;
 
 struct Listener {
     fd: OwnedFd,
@@ -67,6 +69,7 @@ impl Streams {
 
     /// Connections are waiting at a listener.
     pub fn accept(&mut self, id: u64, forwarder: &mut Forwarder, timers: &mut Timers) {
+        let limit = sys::descriptor_limit();
         for _ in 0..ACCEPT_BUDGET {
             let Some(listener) = self.listeners.get(&id) else {
                 return;
@@ -75,13 +78,23 @@ impl Streams {
             let (fd, peer) = match sys::accept(listener.fd.as_raw_fd()) {
                 Ok(accepted) => accepted,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if sys::is_out_of_descriptors(&error) => {
+                    forwarder.counters.add(Counter::NoDescriptor);
+                    self.pause_accepting(id, forwarder, timers);
+                    return;
+                }
                 Err(_) => {
-                    // Out of descriptors, or the peer was gone before we came: others may go on.
+                    // The peer was gone before we came: others may go on.
                     forwarder.counters.add(Counter::AcceptFailed);
                     return;
                 }
             };
             forwarder.counters.add(Counter::StreamsAccepted);
+            if sys::is_reserved_descriptor(fd.as_raw_fd(), limit) {
+                // Closed at once, so that the client can go elsewhere instead of waiting for us.
+                forwarder.counters.add(Counter::NoDescriptor);
+                continue;
+            }
             if let Some(refusal) = self.refusal(&shared) {
                 forwarder.counters.add(refusal);
                 continue;
@@ -102,6 +115,29 @@ impl Streams {
             let tunnel = Arc::new(Tunnel::new(tunnel, Some(id), peer, local, link, forwarder.now_us));
             self.begin(tunnel, fd, phase, Some(shared), forwarder, timers);
         }
+    }
+
+    /// Without a descriptor the listener stays readable: look away for a while.
+    fn pause_accepting(&self, id: u64, forwarder: &Forwarder, timers: &mut Timers) {
+        self.watch_listener(id, 0, forwarder);
+        timers.at(forwarder.now_us + ACCEPT_PAUSE_MS * 1_000, Due::Accept(id));
+    }
+
+    /// Look at a listener again.
+    pub fn resume_accepting(&self, id: u64, forwarder: &Forwarder) {
+        self.watch_listener(id, READABLE, forwarder);
+    }
+
+    fn watch_listener(&self, id: u64, interest: u32, forwarder: &Forwarder) {
+        if let (Some(listener), Some(inbox)) = (self.listeners.get(&id), inbox(forwarder, self.index)) {
+            // An error would leave it as it is, and the next accept would come back here.
+            let _ = inbox.epoll.modify(listener.fd.as_raw_fd(), interest, token(token::LISTENER, id));
+        }
+    }
+
+    /// Whether a stream is still on its way: its next step costs as much as a hundred packets.
+    pub fn is_shaking(&self, id: u64) -> bool {
+        self.conns.get(&id).is_some_and(|conn| matches!(conn.phase, Phase::Handshake(_)))
     }
 
     fn refusal(&self, shared: &StreamListenerShared) -> Option<Counter> {

@@ -25,6 +25,8 @@ pub enum Due {
     CoreSweep,
     /// Look for media flows that have fallen silent.
     FlowSweep,
+    /// A listener for which there was no descriptor may be looked at again.
+    Accept(u64),
     /// A stream's handshake or closing deadline.
     Stream(u64),
     /// A DTLS handshake's retransmission or end.

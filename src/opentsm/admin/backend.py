@@ -59,6 +59,7 @@ class Facts:
         reload_error: why the last reload changed nothing, or "".
         waiting: changes that wait for a restart.
         data_log_dropped: lines the data log has left out.
+        descriptors: files the server may have open, each stream tunnel being one.
     """
 
     version: str
@@ -71,6 +72,7 @@ class Facts:
     reload_error: str = ""
     waiting: Sequence[str] = ()
     data_log_dropped: int = 0
+    descriptors: int = 0
 
 
 class Backend(Protocol):

@@ -23,6 +23,9 @@ DROPS_PART: Final = 0.01
 NOISE: Final = frozenset({"drop_stray_datagram", "drop_record_replay"})
 """Drops that strangers and networks cause all the time, by which nobody of ours loses anything."""
 
+NO_DESCRIPTOR: Final = "drop_no_descriptor"
+"""It has a sentence of its own, from the first one on."""
+
 _DAY: Final = 86400.0
 
 
@@ -34,6 +37,7 @@ def warnings(facts: Facts) -> list[str]:
         *_reload(facts),
         *_pools(facts),
         *_interfaces(facts),
+        *_descriptors(facts),
         *_drops(facts),
         *_data_log(facts),
     ]
@@ -77,11 +81,19 @@ def _interfaces(facts: Facts) -> Iterator[str]:
             yield f"Interface {interface.name} is full ({interface.limit} tunnels): raise max-tunnels."
 
 
+def _descriptors(facts: Facts) -> Iterator[str]:
+    if facts.recent.get(NO_DESCRIPTOR, 0):
+        yield (
+            f"New tunnels are turned away because the server may have only {facts.descriptors} files open, "
+            "one for each stream tunnel: raise LimitNOFILE= of the service (or `ulimit -n`), or add a server."
+        )
+
+
 def _drops(facts: Facts) -> Iterator[str]:
     packets = facts.recent.get("inner_rx", 0) + facts.recent.get("inner_tx", 0)
     least = max(DROPS_A_MINUTE, DROPS_PART * packets)
     for name, count in sorted(facts.recent.items()):
-        if name.startswith("drop_") and name not in NOISE and count >= least:
+        if name.startswith("drop_") and name not in {*NOISE, NO_DESCRIPTOR} and count >= least:
             yield f"{name} grew by {count} in the last minute: docs/counters.md says what to do."
 
 

@@ -51,6 +51,11 @@ def _process(facts: Facts) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "opentsm_warnings", "Standing warnings; `opentsm status` shows them.", len(warnings(facts))
     )
+    yield GaugeMetricFamily(
+        "opentsm_descriptors_limit",
+        "Files the server may have open, each stream tunnel one.",
+        facts.descriptors,
+    )
     ok = 0 if facts.reload_error else 1
     yield GaugeMetricFamily("opentsm_last_reload_ok", "1 unless the last reload changed nothing.", ok)
     expiry = GaugeMetricFamily(

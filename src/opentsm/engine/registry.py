@@ -9,13 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from opentsm.errors import LocalProtocolError, OpenTsmError
 from opentsm.limits import MAX_TUNNELS_PER_INTERFACE
 from opentsm.types import UNASSIGNED_TSID, IpAddress, Tsid
 
 S = TypeVar("S")
+
+BLOCK: Final = 1024
+"""Numbers of sessions that are counted together, so that a walk can begin anywhere without passing what is
+before: 200,000 sessions are some 200 blocks."""
 
 
 class TooManyTunnels(OpenTsmError):
@@ -77,6 +81,7 @@ class Registry(Generic[S]):
         self._by_ddt_tsid: dict[Tsid, Record[S]] = {}
         self._by_address: dict[IpAddress, Record[S]] = {}
         self._by_tunnel: dict[int, Record[S]] = {}
+        self._blocks: dict[int, int] = {}
         for interface, limit in limits.items():
             self.set_limit(interface, limit)
 
@@ -111,6 +116,7 @@ class Registry(Generic[S]):
         record = Record(session, interface, stream_tsid, tuple(addresses), value)
         self._refuse_known_keys(record, tunnel)
         self._by_session[session] = self._by_stream_tsid[stream_tsid] = record
+        self._blocks[session // BLOCK] = self._blocks.get(session // BLOCK, 0) + 1
         for address in record.addresses:
             self._by_address[address] = record
         if tunnel is not None:
@@ -126,6 +132,11 @@ class Registry(Generic[S]):
             KeyError: there is no such session.
         """
         record = self._by_session.pop(session)
+        left = self._blocks[session // BLOCK] - 1
+        if left:
+            self._blocks[session // BLOCK] = left
+        else:
+            del self._blocks[session // BLOCK]
         del self._by_stream_tsid[record.stream_tsid]
         if record.ddt_tsid is not None:
             del self._by_ddt_tsid[record.ddt_tsid]
@@ -200,6 +211,17 @@ class Registry(Generic[S]):
         """Counters of one interface, or with None of all of them together."""
         counters = self._all if interface is None else self._counters[interface]
         return counters.frozen()
+
+    def after(self, session: int) -> Iterator[Record[S]]:
+        """Records with a greater number than this, in rising order. What is before is not walked over.
+
+        A record that comes or goes meanwhile may or may not be among them.
+        """
+        first = session + 1
+        for block in sorted(number for number in self._blocks if number >= first // BLOCK):
+            for number in range(max(first, block * BLOCK), (block + 1) * BLOCK):
+                if (record := self._by_session.get(number)) is not None:
+                    yield record
 
     def __len__(self) -> int:
         return len(self._by_session)

@@ -216,12 +216,12 @@ class Hub:
         await self._empty.wait()
 
     def peers(self) -> Iterable[Peer]:
-        """Every client, as a list that stays as it is."""
-        return [*self.unconfigured, *(record.value for record in self.registry)]
+        """Every client. For the end of the process and for changed pools only: it walks everything."""
+        yield from [*self.unconfigured, *(record.value for record in self.registry)]
 
     def held_addresses(self) -> Iterable[IpAddress]:
-        """Inner addresses of all living sessions."""
-        return [address for peer in self.peers() for address in peer.addresses]
+        """Inner addresses of all living sessions, found as they are asked for."""
+        return (address for peer in self.peers() for address in peer.addresses)
 
     # -- what peers ask for -----------------------------------------------------------------------------
 

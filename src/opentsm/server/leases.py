@@ -57,11 +57,13 @@ class Leases:
         pools = settings.address_pools.values()
         made = {pool.name: self._make(pool.name, pool.ranges, reserved) for pool in pools}
         before = list(self._pools.values())
-        for fresh in (one for one in made.values() if one not in before):
+        changed = [one for one in made.values() if one not in before]
+        for fresh in changed:
             for old in before:
                 fresh.pool.carry_over(old.pool)
-        for address in held:
-            for one in made.values():
+        # A pool that is the same as before knows its leases; with no other there is nobody to ask.
+        for address in held if changed else ():
+            for one in changed:
                 if address in one.pool and not one.pool.is_leased(address):
                     one.pool.allocate_exact(now, address)
         self._pools = made

@@ -14,7 +14,7 @@ from opentsm.admin.backend import AdminError, Facts, InterfaceUse, PoolUse
 from opentsm.config.model import Interface, LogLevel
 from opentsm.engine.registry import Record
 from opentsm.engine.services import format_services
-from opentsm.server import logs
+from opentsm.server import descriptors, logs
 from opentsm.server.counters import Count
 from opentsm.server.offers import tunnel_limit
 from opentsm.server.peer import Peer
@@ -30,8 +30,9 @@ SAMPLE_EVERY: Final = 10.0
 SAMPLES: Final = 7
 """Looks kept: the first and the last are a minute apart."""
 
-SCAN: Final = 20_000
-"""Sessions looked at for one page: some milliseconds. A search goes on with the next page's cursor."""
+SCAN: Final = 1_000
+"""Sessions looked at for one page: some ten milliseconds, in which nobody is served. A search goes on with
+the next page's cursor."""
 
 MAX_FLOWS_SHOWN: Final = 500
 
@@ -75,6 +76,7 @@ class Report:
             reload_error=server.reload_error,
             waiting=server.waiting,
             data_log_dropped=0 if server.hub.data_log is None else server.hub.data_log.dropped,
+            descriptors=descriptors.limit(),
         )
 
     def _interfaces(self) -> list[InterfaceUse]:
@@ -113,6 +115,7 @@ class Report:
                 "waiting": list(server.waiting),
             },
             "interfaces": [self._interface(use) for use in facts.interfaces],
+            "descriptors": facts.descriptors,
             "unconfigured": len(server.hub.unconfigured),
             "pools": [_plain(pool) for pool in facts.pools],
             "drops": {name: n for name, n in facts.counters.items() if n and name.startswith("drop_")},
@@ -145,9 +148,8 @@ class Report:
         """See ``Backend``. The cursor is the session's number; a search may give a short page and go on."""
         found: list[dict[str, Any]] = []
         last = after
-        records = (record for record in self._server.hub.registry if record.session > after)
         scanned = 0
-        for record in islice(records, SCAN):
+        for record in islice(self._server.hub.registry.after(after), SCAN):
             scanned += 1
             last = record.session
             row = self._row(record)

@@ -26,7 +26,7 @@ from opentsm.config import ConfigErrors, check_files, diff, load
 from opentsm.config.model import Settings, TlsProfile
 from opentsm.engine.registry import Registry
 from opentsm.errors import LocalProtocolError, OpenTsmError
-from opentsm.server import logs, privileges
+from opentsm.server import descriptors, logs, privileges
 from opentsm.server.calls import Calls, read_accounts
 from opentsm.server.core_side import CoreSides, check_routes
 from opentsm.server.datalog import DataLog
@@ -45,6 +45,9 @@ from opentsm.userplane import Plane
 
 SHUTDOWN_GRACE: Final = 2.5
 """Seconds clients have to answer our goodbye: the protocol's own wait for that is 2."""
+
+GOODBYE_TURN: Final = 256
+"""Clients told in one go, some ten milliseconds, before the answers of those before are read."""
 
 COMEBACK_RATE: Final = 1000.0
 """Clients a second that may come back after a restart: the goodbye tells each a moment of its own."""
@@ -108,6 +111,8 @@ class Server:
             raise LocalProtocolError("the server is running already")
         self._running = True
         workers = self.settings.server.workers
+        files = descriptors.raise_limit()
+        _log.info("descriptors", limit=files, stream_tunnels=descriptors.room())
         self._plane = self._plane or Plane(workers=workers)
         self._plane.start()
         self.hub = Hub(self._plane)
@@ -170,10 +175,12 @@ class Server:
     async def _say_goodbye(self) -> None:
         peers = list(self.hub.peers())
         spread = len(peers) / COMEBACK_RATE
-        for peer in peers:
+        for number, peer in enumerate(peers, 1):
             # Not a secret: it only spreads the clients over time.
             comeback = COMEBACK_AFTER + random.random() * spread
             peer.terminate(Code.SHUTTING_DOWN, "the server is shutting down", comeback)
+            if number % GOODBYE_TURN == 0:
+                await asyncio.sleep(0)
         try:
             async with asyncio.timeout(SHUTDOWN_GRACE):
                 await self.hub.drained()

@@ -43,6 +43,8 @@ def test_good_order_has_no_warning() -> None:
         ({"interfaces": [replace(INTERFACE, listening=False)]}, "Interface access is not listening"),
         ({"interfaces": [replace(INTERFACE, active=100)]}, "Interface access is full (100 tunnels)"),
         ({"recent": {"drop_inner_no_route": DROPS_A_MINUTE}}, "drop_inner_no_route grew by 100"),
+        ({"recent": {"drop_no_descriptor": 1}, "descriptors": 1024}, "may have only 1024 files open"),
+        ({"recent": {"drop_no_descriptor": 9999}, "descriptors": 1024}, "raise LimitNOFILE="),
         ({"data_log_dropped": 3}, "The data log has left out 3 lines"),
     ],
 )

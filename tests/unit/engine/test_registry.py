@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 from ipaddress import IPv4Address, IPv6Address
+from itertools import islice
+from typing import Any
 
 import pytest
 
@@ -169,3 +171,29 @@ def test_a_thousand_random_histories_agree_with_a_list() -> None:
             assert registry.by_address(V6 + key) is live.get(key)
             assert registry.by_tunnel(1000 + key) is live.get(key)
     assert {record.session for record in registry} == set(live)
+
+
+class _Counting(dict[int, Any]):
+    """Counts look-ups."""
+
+    looked = 0
+
+    def get(self, key: int, default: Any = None) -> Any:
+        self.looked += 1
+        return super().get(key, default)
+
+
+def test_a_walk_may_begin_anywhere_and_does_not_pass_what_is_before() -> None:
+    registry: Registry[None] = Registry({"access": 0})
+    for number in range(1, 50_001):
+        registry.add(number, interface="access", stream_tsid=Tsid(number), addresses=(), value=None)
+    for number in range(10_000, 20_000):
+        registry.remove(number)
+    everybody = [record.session for record in registry.after(0)]
+    assert everybody == [*range(1, 10_000), *range(20_000, 50_001)]
+    assert [record.session for record in islice(registry.after(9_998), 3)] == [9_999, 20_000, 20_001]
+    counting = _Counting(registry._by_session)
+    registry._by_session = counting
+    assert [record.session for record in islice(registry.after(45_000), 10)] == [*range(45_001, 45_011)]
+    assert counting.looked == 10
+    assert list(registry.after(50_000)) == []
