@@ -13,7 +13,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import ClassVar, Final
 
-from benchmarks.variants import CLIENT_SCRIPT
+from benchmarks import ocserv
 from opentsm.admin.certificates import create_authority, issue_client, issue_server, write
 from opentsm.errors import PlatformError
 from opentsm.lab.serving import PASSWORD, USER, ServerProcess, make_credentials
@@ -114,24 +114,19 @@ class Ocserv(Product):
     def set_up(self) -> None:
         folder = self.folder
         make_keys(folder, self.server.ipv4)
-        subprocess.run(
-            ["ocpasswd", "-c", str(folder / "ocpasswd"), USER],
-            input=f"{PASSWORD}\n{PASSWORD}\n",
-            text=True,
-            check=True,
-            capture_output=True,
+        settings = ocserv.write_settings(
+            folder,
+            listen=self.server.ipv4,
+            core=self.core.ipv4,
+            user=USER,
+            password=PASSWORD,
+            dpd=self.dpd,
+            to_tcp=self.to_tcp,
         )
-        text = _OCSERV.format(folder=folder, dpd=self.dpd, to_tcp=self.to_tcp, core=self.core.ipv4)
-        (folder / "ocserv.conf").write_text(text)
-        script = folder / "up.sh"
-        script.write_text(CLIENT_SCRIPT.format(core=self.core.ipv4))
-        script.chmod(0o755)
-        daemon = ["ocserv", "--foreground", "--config", str(folder / "ocserv.conf")]
-        self.start("server", daemon, "ocserv.log")
+        self.start("server", ["ocserv", "--foreground", "--config", str(settings)], "ocserv.log")
         until_now(self._listens, within=UP_WITHIN, what="ocserv to listen")
-        words = ["openconnect", "--protocol=anyconnect", "--non-inter", "--passwd-on-stdin", "--user", USER]
-        words += ["--cafile", str(folder / "ca.pem"), "--script", str(script), "--interface", self.device]
-        self.start("phone1", [*words, f"https://{self.server.ipv4}"], "openconnect.log", f"{PASSWORD}\n")
+        words = ocserv.client_words(folder, self.server.ipv4, USER, self.device)
+        self.start("phone1", words, "openconnect.log", f"{PASSWORD}\n")
         self.up("openconnect.log")
 
     def _listens(self) -> bool:
@@ -275,43 +270,6 @@ def make_keys(folder: Path, server: str) -> None:
     write(issued, folder, "server")
     write(issue_client(authority, now, name=USER), folder, "client")
 
-
-_OCSERV: Final = """\
-auth = "plain[passwd={folder}/ocpasswd]"
-tcp-port = 443
-udp-port = 443
-run-as-user = root
-run-as-group = root
-socket-file = {folder}/ocserv.sock
-pid-file = {folder}/ocserv.pid
-server-cert = {folder}/server.pem
-server-key = {folder}/server.key
-isolate-workers = false
-max-clients = 16
-max-same-clients = 2
-rate-limit-ms = 100
-keepalive = 32400
-dpd = {dpd}
-mobile-dpd = 1800
-switch-to-tcp-timeout = {to_tcp}
-try-mtu-discovery = false
-compression = false
-tls-priorities = "NORMAL:%SERVER_PRECEDENCE:%COMPAT:-VERS-SSL3.0:-VERS-TLS1.0:-VERS-TLS1.1"
-auth-timeout = 240
-cookie-timeout = 300
-rekey-time = 172800
-rekey-method = ssl
-use-occtl = false
-log-level = 1
-device = ocs
-predictable-ips = true
-ipv4-network = 10.64.0.0
-ipv4-netmask = 255.255.0.0
-route = {core}/255.255.255.255
-cisco-client-compat = true
-dtls-legacy = true
-dtls-psk = true
-"""
 
 _OPENVPN_KEYS: Final = """\
 dev-type tun

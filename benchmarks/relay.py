@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.__main__ import build_load_tool
 from benchmarks.capacity import ADDRESS, PORT, prepare, serving
+from benchmarks.machine import build_load_tool
 from benchmarks.rig import process_cpu, stop
 
 SERVER_CORE: Final = 0

@@ -80,6 +80,45 @@ class Load:
     timed: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """Where a load goes in and where it comes out.
+
+    Args:
+        to: ADDRESS:PORT to send to. source: ADDRESS:PORT of the first flow.
+        at: ADDRESS:PORT of the sink; default: ``to``.
+        flows: source ports; None: those of the load.
+        prefix: bytes before every payload. skip: bytes before the payload at the sink.
+    """
+
+    to: str
+    source: str
+    at: str = ""
+    flows: int | None = None
+    prefix: bytes = b""
+    skip: int = 0
+
+    def sending(self, load: Load) -> list[str]:
+        """Arguments of ``tsm-load send``."""
+        words = ["--to", self.to, "--from", self.source, "--flows", str(self.flows or load.flows)]
+        words += ["--rate", str(load.rate), "--size", str(load.payload), "--burst", str(load.burst)]
+        words += ["--seconds", f"{load.seconds:g}"]
+        return words + (["--prefix", self.prefix.hex()] if self.prefix else [])
+
+    def receiving(self, load: Load) -> list[str]:
+        """Arguments of ``tsm-load receive``."""
+        words = ["--at", self.at or self.to, "--seconds", f"{load.seconds + 5:g}", "--quiet-ms", "400"]
+        words += ["--skip", str(self.skip)] if self.skip else []
+        return words + ([] if load.timed else ["--poll-ms", "1"])
+
+
+def through_device(load: Load, inner: str) -> Ends:
+    """The ends of a tunnel with a network device: the core, and the client's inner address."""
+    if load.direction == "up":
+        return Ends(to=f"{CORE}:{UP_PORT}", source=f"{inner}:{FIRST_FLOW}")
+    return Ends(to=f"{inner}:{DOWN_PORT}", source=f"{CORE}:{FIRST_FLOW}")
+
+
 @dataclass(slots=True)
 class Reading:
     """What one load showed.
@@ -147,6 +186,8 @@ class Rig:
     def __init__(self, load_tool: Path) -> None:
         self._tool = load_tool
         self.id = registry.new_lab_id()
+        self.ready_line = ""
+        """What the last program said that was waited for."""
         self.client, self.server, self.core = (
             Host(name, f"{self.id}-{name}", Interface(address, ""))
             for name, address in (("client", CLIENT), ("server", SERVER), ("core", CORE))
@@ -219,19 +260,23 @@ class Rig:
             line = _line_beginning(process, ready)
             if line is None:
                 stop(process)
-                raise PlatformError(f"`{' '.join(argv)}` did not get ready" + (f"; see {log}" if log else ""))
+                words = log.read_text(errors="replace").splitlines() if log else []
+                raise PlatformError(f"`{' '.join(argv)}` did not get ready: {words[-1] if words else ''}")
+            self.ready_line = line
         return process
 
-    def start_module(self, host: Host, module: str, *arguments: str) -> subprocess.Popen[str]:
+    def start_module(
+        self, host: Host, module: str, *arguments: str, log: Path | None = None
+    ) -> subprocess.Popen[str]:
         """Start one of our own modules."""
-        return self.start(host, [sys.executable, "-m", module, *arguments])
+        return self.start(host, [sys.executable, "-m", module, *arguments], log=log)
 
     # -- loads ----------------------------------------------------------------------------------------
-    def measure(self, load: Load, inner: str, server_pids: Sequence[int]) -> Reading:
+    def measure(self, load: Load, ends: Ends, server_pids: Sequence[int]) -> Reading:
         """Run one load through whatever is set up.
 
         Args:
-            inner: the client's address as the core sees it.
+            ends: where it goes in and comes out.
             server_pids: the processes whose CPU time counts.
 
         Raises:
@@ -239,12 +284,8 @@ class Rig:
         """
         up = load.direction == "up"
         source, sink = (self.client, self.core) if up else (self.core, self.client)
-        at = f"{CORE}:{UP_PORT}" if up else f"{inner}:{DOWN_PORT}"
-        begin_from = f"{inner if up else CORE}:{FIRST_FLOW}"
         receiver = sink.popen(
-            ["taskset", "-c", OTHER_CORE, str(self._tool), "receive", "--at", at]
-            + ["--seconds", f"{load.seconds + 5:g}", "--quiet-ms", "400"]
-            + ([] if load.timed else ["--poll-ms", "1"]),
+            ["taskset", "-c", OTHER_CORE, str(self._tool), "receive", *ends.receiving(load)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -253,9 +294,7 @@ class Rig:
         if receiver.stderr.readline().strip() != "ready":
             raise PlatformError(f"the receiver cannot begin: {receiver.stderr.read()}")
         before = sum(map(process_cpu, server_pids))
-        command = ["taskset", "-c", OTHER_CORE, str(self._tool), "send", "--to", at, "--from", begin_from]
-        command += ["--flows", str(load.flows), "--rate", str(load.rate), "--size", str(load.payload)]
-        command += ["--seconds", f"{load.seconds:g}", "--burst", str(load.burst)]
+        command = ["taskset", "-c", OTHER_CORE, str(self._tool), "send", *ends.sending(load)]
         sent = source.run(command, timeout=load.seconds + 10)
         output, _ = receiver.communicate(timeout=load.seconds + 10)
         after = sum(map(process_cpu, server_pids))

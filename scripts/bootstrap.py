@@ -114,6 +114,9 @@ GROUPS: Final[Mapping[str, Sequence[Need]]] = {
         Need("ocserv", has_program("ocserv"), "the comparison with ocserv is left out"),
         Need("openconnect", has_program("openconnect"), "the comparison with ocserv is left out"),
         Need("openvpn", has_program("openvpn"), "the comparison with OpenVPN is left out"),
+        Need("coturn", has_program("turnserver"), "the comparison with coturn is left out"),
+        Need("wireguard-go", has_program("wireguard-go"), "the comparison with wireguard-go is left out"),
+        Need("wireguard-tools", has_program("wg"), "the comparison with wireguard-go is left out"),
         Need("softether-vpnserver", has_program("vpnserver"), "the comparison with SoftEther is left out"),
         Need("softether-vpnclient", has_program("vpnclient"), "the comparison with SoftEther is left out"),
         Need("softether-vpncmd", has_program("vpncmd"), "the comparison with SoftEther is left out"),
@@ -132,6 +135,7 @@ GROUPS: Final[Mapping[str, Sequence[Need]]] = {
 UNWANTED_SERVICES: Final = {
     "ocserv": ("ocserv.socket", "ocserv.service"),
     "openvpn": ("openvpn.service",),
+    "coturn": ("coturn.service",),
     "softether-vpnserver": ("softether-vpnserver.service",),
     "softether-vpnclient": ("softether-vpnclient.service",),
     "kamailio": ("kamailio.service",),

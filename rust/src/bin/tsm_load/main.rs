@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! tsm-load send    --to ADDR:PORT [--from ADDR:PORT] [--flows N] [--rate PPS] [--burst N] [--size BYTES]
-//!                  [--seconds S] [--count N]
-//! tsm-load receive --at ADDR:PORT [--seconds S] [--quiet-ms MS] [--count N] [--poll-ms MS]
+//!                  [--seconds S] [--count N] [--prefix HEX]
+//! tsm-load receive --at ADDR:PORT [--seconds S] [--quiet-ms MS] [--count N] [--poll-ms MS] [--skip BYTES]
 //! tsm-load crowd   --to ADDR:PORT --ca FILE [--token TEXT] [--clients N] [--path datagram|stream] [--size BYTES]
 //! ```
 //!
@@ -16,6 +16,9 @@
 //! `--quiet-ms` after the first packet. With `--poll-ms` it looks at its socket at intervals instead of being woken
 //! by it: waking it is work of whoever sends, which is the very process that a measurement of CPU time is about.
 //! Delays are then those of the looking and are reported as null.
+//!
+//! `--prefix` goes before every payload and `--skip` passes over as many bytes: a TURN client's ChannelData header
+//! (RFC 8656 section 12.4), say, whose channel somebody else has bound.
 
 mod crowd;
 mod histogram;
@@ -68,9 +71,9 @@ fn main() -> ExitCode {
 struct Options(HashMap<String, String>);
 
 impl Options {
-    const NAMES: [&str; 15] = [
+    const NAMES: [&str; 17] = [
         "to", "from", "at", "flows", "rate", "burst", "size", "seconds", "count", "quiet-ms", "poll-ms",
-        "ca", "token", "clients", "path",
+        "ca", "token", "clients", "path", "prefix", "skip",
     ];
 
     fn parse(mut words: impl Iterator<Item = String>) -> Result<Self, String> {
@@ -94,6 +97,17 @@ impl Options {
     fn address(&self, name: &str) -> Result<SocketAddr, String> {
         let text = self.0.get(name).ok_or_else(|| format!("--{name} ADDR:PORT is needed"))?;
         text.parse().map_err(|_| format!("--{name}: cannot read {text:?} as ADDR:PORT"))
+    }
+
+    /// The bytes of `--prefix`, given in hexadecimal.
+    fn prefix(&self) -> Result<Vec<u8>, String> {
+        let text = self.0.get("prefix").map_or("", String::as_str);
+        let wrong = || format!("--prefix: cannot read {text:?} as hexadecimal");
+        if !text.is_ascii() || !text.len().is_multiple_of(2) {
+            return Err(wrong());
+        }
+        let pairs = (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16));
+        pairs.collect::<Result<_, _>>().map_err(|_| wrong())
     }
 
     fn seconds(&self, default: f64) -> Result<Duration, String> {

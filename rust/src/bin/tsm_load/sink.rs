@@ -93,6 +93,7 @@ pub fn receive(options: &Options) -> Result<String, String> {
     let quiet = Duration::from_millis(options.get("quiet-ms", 500)?);
     let count: u64 = options.get("count", u64::MAX)?;
     let poll: u64 = options.get("poll-ms", 0)?;
+    let skip: usize = options.get("skip", 0)?;
     let socket = UdpSocket::bind(at).map_err(|e| format!("cannot bind {at}: {e}"))?;
     socket.set_nonblocking(true).map_err(|e| e.to_string())?;
     let fd = socket.as_raw_fd();
@@ -108,7 +109,7 @@ pub fn receive(options: &Options) -> Result<String, String> {
         } else {
             epoll.wait(&mut ready, Some(50_000)).map_err(|e| e.to_string())?;
         }
-        drain(fd, &mut batch, &mut sink);
+        drain(fd, skip, &mut batch, &mut sink);
         if sink.first.is_some() && sink.last.elapsed() > quiet {
             break;
         }
@@ -116,12 +117,12 @@ pub fn receive(options: &Options) -> Result<String, String> {
     Ok(sink.report(poll == 0))
 }
 
-fn drain(fd: i32, batch: &mut RecvBatch, sink: &mut Sink) {
+fn drain(fd: i32, skip: usize, batch: &mut RecvBatch, sink: &mut Sink) {
     while let Ok((count, more)) = batch.receive(fd) {
         let (now, now_ns) = (Instant::now(), monotonic_ns());
         for index in 0..count {
             for payload in batch.get(index).into_iter().flat_map(|(datagrams, _)| datagrams) {
-                sink.take(payload, now_ns);
+                sink.take(payload.get(skip..).unwrap_or_default(), now_ns);
             }
         }
         sink.first.get_or_insert(now);

@@ -14,6 +14,7 @@ struct Source {
     sockets: Vec<UdpSocket>,
     to: SocketAddr,
     size: usize,
+    prefix: Vec<u8>,
     numbers: Vec<u64>,
     next_flow: usize,
     batch: SendBatch,
@@ -29,12 +30,16 @@ impl Source {
         if !(1..=MAX_FLOWS).contains(&flows) || !(HEAD..=MAX_SIZE).contains(&size) {
             return Err(format!("--flows is 1 to {MAX_FLOWS}, --size is {HEAD} to {MAX_SIZE} bytes"));
         }
+        let prefix = options.prefix()?;
+        if prefix.len() + size > MAX_SIZE {
+            return Err(format!("--prefix and --size together are at most {MAX_SIZE} bytes"));
+        }
         let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
         let from: SocketAddr = options.get("from", any.parse().map_err(|_| "no address")?)?;
         let sockets = (0..flows).map(|flow| bind(from, flow)).collect::<Result<Vec<_>, _>>()?;
         let numbers = vec![0; flows];
         let batch = SendBatch::default();
-        Ok(Self { sockets, to, size, numbers, next_flow: 0, batch, sent: 0, refused: 0 })
+        Ok(Self { sockets, to, size, prefix, numbers, next_flow: 0, batch, sent: 0, refused: 0 })
     }
 
     /// Build `count` packets of the next flow and give them to the kernel, which takes a group of one flow at a
@@ -49,12 +54,14 @@ impl Source {
         if self.batch.is_full() {
             self.flush();
         }
-        let (flow, size) = (self.next_flow, self.size);
+        let (flow, size, prefix) = (self.next_flow, self.size, &self.prefix);
         let number = self.numbers[flow];
         self.numbers[flow] += 1;
         self.batch.push(self.sockets[flow].as_raw_fd(), Some(&self.to), |slot| {
-            write_head(slot.get_mut(..size)?, flow as u32, number);
-            Some(size)
+            let (front, payload) = slot.split_at_mut_checked(prefix.len())?;
+            front.copy_from_slice(prefix);
+            write_head(payload.get_mut(..size)?, flow as u32, number);
+            Some(prefix.len() + size)
         });
     }
 
