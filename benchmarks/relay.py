@@ -1,20 +1,28 @@
 """What a packet costs that one client sends to another: ``python -m benchmarks.relay --help``.
 
-The server of ``benchmarks.capacity`` on core 0, a crowd of real clients (``tsm-load crowd``) in pairs on
-core 1. A packet counts once, when it is delivered: the server has then opened one record and sealed another.
-CPU time is the server's own, user and system, from the kernel.
+The server of ``benchmarks.capacity`` on core 0, a crowd of real clients (``tsm-load crowd``) on core 1. A
+packet counts once, when it is delivered: the server has then opened one record and sealed another (to the
+core side or from it: one of the two). CPU time is the server's own, user and system, from the kernel.
+
+Without a case of its own it measures the four of one-call clients; ``--trunk`` measures the four of a client
+with 500 calls in one tunnel. Curves: ``--clients``, ``--calls``, ``--payload``, ``--rate``, ``--path`` take
+lists, as ``--clients 2,20,200``, and every combination is measured. ``--total`` is the rate of all calls
+together.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
+import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,23 +36,48 @@ WARM_UP: Final = 1.0
 """Seconds of the same load that are thrown away."""
 
 
+PHONE_TICK_US: Final = 200
+TRUNK_TICK_US: Final = 1000
+"""How often the crowd hands packets to the kernel. One that is many phones does it often; a trunk's client
+gathers what comes within a millisecond, as this user plane does when it reads a TUN device
+(``worker/pace.rs``)."""
+
+FAR: Final = {"core": "127.0.0.2:45000", "tun": "10.0.0.1:45000"}
+"""Where the gateway on the server's side is, by how the server reaches it: by sockets of its own, or by a TUN
+device."""
+
+SHAPES: Final = ("pairs", "hub", *FAR)
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
     """One line of the table.
 
     Args:
-        clients: an even number. path: of the media. rate: packets per second of each client; 0: saturated.
-        size: bytes of payload.
+        clients: an even number in pairs. path: of the media. rate: packets per second of each end of each
+            call; 0: saturated. size: bytes of payload.
+        shape: who talks to whom. ``pairs``: each client with its partner; ``hub``: one trunk with everybody
+            else; ``core``, ``tun``: each with a gateway on the server's side of the network.
+        calls: of each client, in ``pairs``, ``core`` and ``tun``.
     """
 
     clients: int
     path: str
-    rate: int
+    rate: float
     size: int = 172
+    shape: str = "pairs"
+    calls: int = 1
+
+    @property
+    def trunk(self) -> bool:
+        """Several calls share a tunnel."""
+        return self.shape == "hub" or self.calls > 1
 
     def __str__(self) -> str:
-        load = f"{self.rate}/s each" if self.rate else "saturated"
-        return f"{self.clients} clients, {self.path}, {load}, {self.size} bytes"
+        load = f"{self.rate:g}/s each" if self.rate else "saturated"
+        calls = f" x {self.calls} calls" if self.calls > 1 else ""
+        shape = "" if self.shape == "pairs" else f" ({self.shape})"
+        return f"{self.clients} clients{calls}{shape}, {self.path}, {load}, {self.size} bytes"
 
 
 CASES: Final = (
@@ -54,6 +87,15 @@ CASES: Final = (
     Case(64, "stream", 0),
 )
 """The issue's own: one-call clients at 50 packets/s each way, and as many as go through."""
+
+TRUNKS: Final = (
+    Case(2, "datagram", 50, shape="pairs", calls=500),
+    Case(501, "datagram", 50, shape="hub"),
+    Case(1, "datagram", 50, shape="core", calls=500),
+    Case(1, "datagram", 50, shape="tun", calls=500),
+)
+"""A site with 500 calls in one tunnel: to another one, to 500 phones, to the core side by sockets and by TUN
+device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +116,12 @@ def crowd(tool: Path, folder: Path, token: str, case: Case) -> Iterator[subproce
     """A crowd that is up."""
     words = ["taskset", "-c", str(CLIENT_CORE), str(tool), "crowd", "--to", f"{ADDRESS}:{PORT}"]
     words += ["--ca", str(folder / "ca.pem"), "--token", token, "--clients", str(case.clients)]
-    words += ["--path", case.path, "--size", str(case.size)]
+    words += ["--path", case.path, "--size", str(case.size), "--calls", str(case.calls)]
+    words += ["--tick-us", str(TRUNK_TICK_US if case.trunk else PHONE_TICK_US)]
+    if far := FAR.get(case.shape):
+        words += ["--shape", "far", "--far", far]
+    else:
+        words += ["--shape", case.shape]
     process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         _answer(process)
@@ -92,11 +139,21 @@ def _answer(process: subprocess.Popen[str]) -> dict[str, Any]:
     return answer
 
 
-def _talk(process: subprocess.Popen[str], rate: int, seconds: float) -> dict[str, Any]:
+def _talk(process: subprocess.Popen[str], rate: float, seconds: float) -> dict[str, Any]:
     assert process.stdin is not None
     process.stdin.write(f"talk {rate} {seconds}\n")
     process.stdin.flush()
     return _answer(process)
+
+
+def _give_core(settings: Path, shape: str) -> None:
+    """The way to the gateway, if the case has one."""
+    text = settings.read_text()
+    if shape == "core":
+        text = text.replace('core = "userspace"', 'core = "userspace"\nroutes = ["127.0.0.2/32"]')
+    elif shape == "tun":
+        text = text.replace('core = "userspace"', 'core = "tun"\ntun = "tsm-relay"').replace("echo = 7\n", "")
+    settings.write_text(text)
 
 
 def measure(case: Case, tool: Path, seconds: float) -> Result:
@@ -104,6 +161,7 @@ def measure(case: Case, tool: Path, seconds: float) -> Result:
     with tempfile.TemporaryDirectory(prefix="opentsm-relay-") as name:
         folder = Path(name)
         token = prepare(folder, workers=1)
+        _give_core(folder / "server.toml", case.shape)
         with serving(folder) as server:
             for task in os.listdir(f"/proc/{server.pid}/task"):
                 os.sched_setaffinity(int(task), {SERVER_CORE})
@@ -138,24 +196,64 @@ def table(results: Sequence[Result]) -> str:
     return "\n".join([head, *lines])
 
 
+def _numbers(text: str) -> list[int]:
+    return [int(one) for one in text.split(",")]
+
+
+def _cases(options: argparse.Namespace) -> Sequence[Case]:
+    if not options.clients:
+        return TRUNKS if options.trunk else CASES
+    paths = options.path.split(",")
+    cases = []
+    every = itertools.product(options.clients, options.calls, options.payload, options.rate, paths)
+    for clients, calls, size, rate, path in every:
+        ends = clients * calls * (2 if options.shape in FAR else 1)
+        if options.shape == "hub":
+            ends = 2 * (clients - 1)
+        each = options.total / ends if options.total else rate
+        cases.append(Case(clients, path, each, size, options.shape, calls))
+    return cases
+
+
+def _in_namespace() -> None:
+    """Go on in a network namespace of our own, where a TUN device with an address of ours disturbs nobody."""
+    unshare = shutil.which("unshare")
+    if unshare is None:
+        raise SystemExit("a TUN device needs a network namespace: install util-linux (unshare)")
+    words = [unshare, "--net"] if os.geteuid() == 0 else [unshare, "--net", "--map-root-user"]
+    again = [sys.executable, "-m", "benchmarks.relay", *sys.argv[1:], "--in-namespace"]
+    os.execv(unshare, [*words, "sh", "-c", 'ip link set lo up && exec "$@"', "sh", *again])
+
+
 def main() -> None:
-    """Measure all cases, or one given on the command line."""
+    """Measure all cases, or those given on the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--clients", type=int, help="one case of your own; with --path, --rate, --size")
-    parser.add_argument("--path", choices=("datagram", "stream"), default="datagram")
-    parser.add_argument("--rate", type=int, default=50)
-    parser.add_argument("--size", type=int, default=172)
+    parser.add_argument("--trunk", action="store_true", help="the four cases of a trunk")
+    parser.add_argument("--clients", type=_numbers, help="cases of your own, by these options")
+    parser.add_argument("--shape", choices=SHAPES, default="pairs")
+    parser.add_argument("--calls", type=_numbers, default=[1], help="of each client")
+    parser.add_argument("--path", default="datagram", help="datagram, stream or both with a comma")
+    parser.add_argument("--rate", type=_numbers, default=[50], help="of each end of a call; 0: saturated")
+    parser.add_argument("--total", type=float, help="packets per second of all calls together")
+    parser.add_argument("--payload", "--size", type=_numbers, default=[172], help="bytes")
+    parser.add_argument("--json", action="store_true", help="one line per result")
+    parser.add_argument("--in-namespace", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    cases: Sequence[Case] = CASES
-    if options.clients:
-        cases = [Case(options.clients, options.path, options.rate, options.size)]
+    cases = _cases(options)
+    if any(case.shape == "tun" for case in cases) and not options.in_namespace:
+        _in_namespace()
     tool = build_load_tool()
-    results = [measure(case, tool, options.seconds) for _ in range(options.rounds) for case in cases]
-    print(table(results))
+    results = []
+    for case in (case for _ in range(options.rounds) for case in cases):
+        results.append(measure(case, tool, options.seconds))
+        if options.json:
+            print(json.dumps(asdict(results[-1])), flush=True)
+    if not options.json:
+        print(table(results))
 
 
 if __name__ == "__main__":

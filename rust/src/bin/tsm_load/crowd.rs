@@ -1,9 +1,11 @@
-//! `crowd`: many clients of a real server, in pairs that talk to each other through it.
+//! `crowd`: many clients of a real server, that talk to each other through it (see `talk.rs`).
 //!
 //! Each client has a stream tunnel, an inner address and (with `--path datagram`) a datagram tunnel of its own; all
-//! share one engine of this crate, whose packets do not differ from those of the SDK. Orders come as lines on
-//! standard input, each answered by one JSON object: `talk RATE SECONDS` (packets per second of each client; 0: as
-//! many as come back, with a bounded number under way) and `end`.
+//! share one engine of this crate, whose packets do not differ from those of the SDK. Who talks to whom is
+//! `--shape`: in `pairs` each client has `--calls` calls with its partner; in a `hub` the first client, a trunk, has
+//! one with each of the others; `far`: each has `--calls` calls with a plain UDP socket at `--far`, on the server's
+//! side of the network. Orders come as lines on standard input, each answered by one JSON object: `talk RATE SECONDS`
+//! (packets per second of each end of a call; 0: as many as come back, with a bounded number under way) and `end`.
 
 use std::collections::HashMap;
 use std::io::BufRead;
@@ -20,17 +22,15 @@ use _core::tables::sockets::LocalSocket;
 use _core::tables::{FlowKey, PathMode, Role, Session, Sink};
 use _core::tunnel::Tunnel;
 
-use crate::histogram::Histogram;
 use crate::messages::{self, Answer};
-use crate::{HEAD, Options, monotonic_ns, read_head, write_head};
+use crate::talk::{Far, Talk, take};
+use crate::{HEAD, Options};
 
 /// Clients on their way in at any moment.
 const AT_ONCE: usize = 64;
 /// Without any event for this long an order has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Packets under way at most when saturating: a few batches, less than any queue on the way.
-const WINDOW: u64 = 512;
-/// The inner port of every client.
+/// The inner port of every client's first call.
 const PORT: u16 = 4000;
 /// Datagrams that may wait in a client's socket.
 const QUEUE: usize = 4096;
@@ -41,8 +41,15 @@ struct Client {
     tsid: u64,
     datagram_tsid: u64,
     session: Option<Arc<Session>>,
-    socket: Option<Arc<LocalSocket>>,
-    sent: u64,
+    sockets: Vec<Arc<LocalSocket>>,
+}
+
+/// Who talks to whom.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    Pairs,
+    Hub,
+    Far,
 }
 
 struct Crowd {
@@ -54,18 +61,22 @@ struct Crowd {
     clients: Vec<Client>,
     by_tunnel: HashMap<u64, usize>,
     moving: usize,
-    received: u64,
-    delays: Histogram,
+    shape: Shape,
+    calls: usize,
+    wanted: usize,
 }
 
 /// Set the crowd up, then obey orders.
 pub fn run(options: &Options) -> Result<String, String> {
-    let count: usize = options.get("clients", 2)?;
     let size: usize = options.get("size", 172)?;
+    let tick = Duration::from_micros(options.get("tick-us", 200)?);
     let mut crowd = Crowd::new(options)?;
     let begin = Instant::now();
-    crowd.set_up(count)?;
-    println!("{{\"up\":{count},\"seconds\":{:.3}}}", begin.elapsed().as_secs_f64());
+    crowd.set_up()?;
+    let far = (crowd.shape == Shape::Far).then(|| Far::open(options.address("far")?)).transpose()?;
+    let mut talk = Talk::new(far, size.max(HEAD), tick);
+    crowd.arrange(&mut talk);
+    println!("{{\"up\":{},\"seconds\":{:.3}}}", crowd.clients.len(), begin.elapsed().as_secs_f64());
     for line in std::io::stdin().lock().lines() {
         let line = line.map_err(|e| e.to_string())?;
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -73,7 +84,7 @@ pub fn run(options: &Options) -> Result<String, String> {
             ["talk", rate, seconds] => {
                 let rate = rate.parse().map_err(|_| format!("cannot read {rate:?}"))?;
                 let seconds = seconds.parse().map_err(|_| format!("cannot read {seconds:?}"))?;
-                println!("{}", crowd.talk(rate, Duration::from_secs_f64(seconds), size.max(HEAD)));
+                println!("{}", talk.run(&mut crowd.running, rate, Duration::from_secs_f64(seconds)));
             }
             ["end"] => break,
             _ => return Err(format!("not an order: {line}")),
@@ -95,6 +106,12 @@ impl Crowd {
             tls12: false,
             ..ClientSettings::default()
         };
+        let shape = match options.get("shape", "pairs".to_owned())?.as_str() {
+            "pairs" => Shape::Pairs,
+            "hub" => Shape::Hub,
+            "far" => Shape::Far,
+            other => return Err(format!("--shape: {other} is none of pairs, hub, far")),
+        };
         Ok(Self {
             running: Running::start(1).map_err(|e| e.to_string())?,
             server: options.address("to")?,
@@ -104,20 +121,22 @@ impl Crowd {
             clients: Vec::new(),
             by_tunnel: HashMap::new(),
             moving: 0,
-            received: 0,
-            delays: Histogram::new(),
+            shape,
+            calls: options.get("calls", 1)?,
+            wanted: options.get("clients", 2)?,
         })
     }
 
     // -- set-up -------------------------------------------------------------------------------------
 
-    fn set_up(&mut self, count: usize) -> Result<(), String> {
+    fn set_up(&mut self) -> Result<(), String> {
+        let count = self.wanted;
         let mut heard = Instant::now();
         while self.clients.len() < count || self.moving > 0 {
             while self.clients.len() < count && self.moving < AT_ONCE {
                 self.begin()?;
             }
-            let events = self.take();
+            let events = take(&self.running);
             if events.is_empty() {
                 if heard.elapsed() > PATIENCE {
                     return Err(format!("{} clients got no answer", self.moving));
@@ -133,14 +152,6 @@ impl Crowd {
         Ok(())
     }
 
-    fn take(&mut self) -> Vec<Event> {
-        let (events, resume) = self.running.engine.events.take(4096);
-        if resume {
-            self.running.engine.inboxes.iter().for_each(|inbox| inbox.wake.wake());
-        }
-        events
-    }
-
     fn begin(&mut self) -> Result<(), String> {
         let socket = TcpStream::connect(self.server).map_err(|e| e.to_string())?;
         socket.set_nonblocking(true).map_err(|e| e.to_string())?;
@@ -153,8 +164,7 @@ impl Crowd {
             tsid: u64::MAX,
             datagram_tsid: 0,
             session: None,
-            socket: None,
-            sent: 0,
+            sockets: Vec::new(),
         });
         self.moving += 1;
         Ok(())
@@ -227,12 +237,15 @@ impl Crowd {
         let session = Arc::new(Session::new(id, Role::Client, vec![address], Sink::Local));
         engine.sessions.insert(id, Arc::clone(&session));
         let mode = if self.datagrams { PathMode::Datagram } else { PathMode::Stream };
-        let key = FlowKey { protocol: UDP, v6: address.is_ipv6(), port: PORT, far: None };
-        session.flows.set(key, mode, true);
-        let bound = engine.sockets.bind(engine.new_id(0), Some(id), address, PORT, QUEUE);
-        let socket = bound.map_err(|e| format!("no inner socket: {e:?}"))?;
+        let mut sockets = Vec::new();
+        for port in (PORT..).take(self.calls_of(index)) {
+            let key = FlowKey { protocol: UDP, v6: address.is_ipv6(), port, far: None };
+            session.flows.set(key, mode, true);
+            let bound = engine.sockets.bind(engine.new_id(0), Some(id), address, port, QUEUE);
+            sockets.push(bound.map_err(|e| format!("no inner socket: {e:?}"))?);
+        }
         let (_, client) = self.client_at(index)?;
-        (client.session, client.socket) = (Some(session), Some(socket));
+        (client.session, client.sockets) = (Some(session), sockets);
         let (stream, tsid) = (client.stream, client.tsid);
         self.attach(index, stream, tsid)?;
         self.send(stream, &messages::media(tsid, PORT, self.datagrams))
@@ -279,67 +292,32 @@ impl Crowd {
 
     // -- talking ------------------------------------------------------------------------------------
 
-    /// Every client sends to its partner; the answer says what came.
-    fn talk(&mut self, rate: u64, length: Duration, size: usize) -> String {
-        (self.received, self.delays) = (0, Histogram::new());
-        let (mut sent, mut refused) = (0u64, 0u64);
-        let begin = Instant::now();
-        let total = rate * self.clients.len() as u64;
-        while begin.elapsed() < length {
-            let due = if total == 0 {
-                sent + WINDOW.saturating_sub(sent - self.received.min(sent))
-            } else {
-                (begin.elapsed().as_nanos() * u128::from(total) / 1_000_000_000) as u64
-            };
-            while sent + refused < due {
-                let index = ((sent + refused) % self.clients.len() as u64) as usize;
-                if self.say(index, size) { sent += 1 } else { refused += 1 }
-            }
-            self.running.forwarder.flush_datagrams();
-            self.listen();
-            if total > 0 {
-                std::thread::sleep(Duration::from_micros(200));
-            }
+    fn calls_of(&self, index: usize) -> usize {
+        match (self.shape, index) {
+            (Shape::Hub, 0) => self.wanted.saturating_sub(1),
+            (Shape::Hub, _) => 1,
+            (Shape::Pairs | Shape::Far, _) => self.calls,
         }
-        let took = begin.elapsed().as_secs_f64();
-        let quiet = Instant::now();
-        while self.received < sent && quiet.elapsed() < Duration::from_millis(300) {
-            self.listen();
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        format!(
-            "{{\"sent\":{sent},\"refused\":{refused},\"received\":{},\"seconds\":{took:.6},\"delay_us\":{}}}",
-            self.received,
-            self.delays.summary()
-        )
     }
 
-    fn say(&mut self, index: usize, size: usize) -> bool {
-        let partner = self.clients.get(index ^ 1).and_then(|c| c.socket.as_ref()).map(|s| s.address);
-        let (Some(to), Some(client)) = (partner, self.clients.get_mut(index)) else {
-            return false;
-        };
-        let Some(socket) = client.socket.clone() else {
-            return false;
-        };
-        let mut payload = [0u8; crate::MAX_SIZE];
-        let Some(payload) = payload.get_mut(..size) else {
-            return false;
-        };
-        write_head(payload, index as u32, client.sent);
-        client.sent += 1;
-        let forwarder = &mut self.running.forwarder;
-        forwarder.now_us = forwarder.engine.now_us();
-        forwarder.from_local(&socket, payload, SocketAddr::new(to, PORT), 0).is_ok()
-    }
-
-    fn listen(&mut self) {
-        for event in self.take() {
-            if let Event::Udp { data, .. } = event
-                && let Some((_, _, sent_ns)) = read_head(&data)
-            {
-                self.received += 1;
-                self.delays.add(monotonic_ns().saturating_sub(sent_ns));
+    /// Neighbours in the order of talkers are of different clients, as far as there are several.
+    fn arrange(&self, talk: &mut Talk) {
+        if self.shape == Shape::Hub {
+            let Some((hub, others)) = self.clients.split_first() else { return };
+            for (own, other) in hub.sockets.iter().zip(others.iter().flat_map(|c| &c.sockets)) {
+                talk.add(own, other);
+                talk.add(other, own);
+            }
+            return;
+        }
+        for call in 0..self.calls {
+            for (index, client) in self.clients.iter().enumerate() {
+                let partner = self.clients.get(index ^ 1).and_then(|c| c.sockets.get(call));
+                match (self.shape, client.sockets.get(call), partner) {
+                    (Shape::Far, Some(own), _) => talk.add_far(own),
+                    (_, Some(own), Some(partner)) => talk.add(own, partner),
+                    _ => {}
+                }
             }
         }
     }

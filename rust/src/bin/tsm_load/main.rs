@@ -5,6 +5,7 @@
 //!                  [--seconds S] [--count N] [--prefix HEX]
 //! tsm-load receive --at ADDR:PORT [--seconds S] [--quiet-ms MS] [--count N] [--poll-ms MS] [--skip BYTES]
 //! tsm-load crowd   --to ADDR:PORT --ca FILE [--token TEXT] [--clients N] [--path datagram|stream] [--size BYTES]
+//!                  [--shape pairs|hub|far] [--calls N] [--far ADDR:PORT] [--tick-us US]
 //! ```
 //!
 //! `send` is a paced or saturating source of UDP packets, `receive` a sink; `crowd` is many clients of a TSM server
@@ -25,6 +26,7 @@ mod histogram;
 mod messages;
 mod sink;
 mod source;
+mod talk;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -71,9 +73,9 @@ fn main() -> ExitCode {
 struct Options(HashMap<String, String>);
 
 impl Options {
-    const NAMES: [&str; 17] = [
+    const NAMES: [&str; 21] = [
         "to", "from", "at", "flows", "rate", "burst", "size", "seconds", "count", "quiet-ms", "poll-ms",
-        "ca", "token", "clients", "path", "prefix", "skip",
+        "ca", "token", "clients", "path", "prefix", "skip", "shape", "calls", "far", "tick-us",
     ];
 
     fn parse(mut words: impl Iterator<Item = String>) -> Result<Self, String> {
