@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks import busy, one_client
+from benchmarks import busy, curves, one_client, relay_parts, rivals
 from benchmarks.figures import Figures
 from benchmarks.machine import build_load_tool, load_average, machine_facts
 from benchmarks.parts import Part, Settings, say
@@ -19,11 +19,16 @@ from benchmarks.rig import ROOT
 from opentsm.errors import PlatformError
 from opentsm.lab.privileges import Mode, ensure_privileges
 
-PARTS: Final[dict[str, Part]] = {part.name: part for part in (one_client.PART, busy.PART)}
+PARTS: Final[dict[str, Part]] = {
+    part.name: part
+    for part in (
+        *(one_client.PART, busy.PART, relay_parts.RELAY, relay_parts.TRUNK, rivals.PART, curves.PART),
+    )
+}
 
 RESULTS: Final = ROOT / "bench-results"
 VARIANTS: Final = tuple(kind.name for kind in one_client.VARIANTS)
-CURVES: Final[tuple[str, ...]] = ()
+CURVES: Final = tuple(curves.CURVES)
 
 
 def parse_arguments() -> argparse.Namespace:

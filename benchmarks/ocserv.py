@@ -81,7 +81,7 @@ def write_settings(
     dpd: int = 90,
     to_tcp: int = 25,
     priorities: str = AS_SHIPPED,
-    clients: int = 16,
+    clients: int = 256,
 ) -> Path:
     """The server's settings, its one account and the client's script ``up.sh``.
 

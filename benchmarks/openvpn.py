@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from benchmarks.rig import CORE, SERVER
 from benchmarks.variants import Variant
@@ -36,6 +36,7 @@ mode server
 tls-server
 topology subnet
 server 10.64.0.0 255.255.0.0
+duplicate-cn
 dh none
 keepalive 10 60
 push "route {core} 255.255.255.255"
@@ -75,20 +76,30 @@ class OpenVpn(Variant):
                 + _COMMON.format(folder=self.folder, stem=stem, device=device)
                 + ("tcp-nodelay\n" if not self.datagrams and stem == "server" else "")
             )
-            words = [shutil.which("openvpn") or "/usr/sbin/openvpn", "--config", str(settings)]
-            self._processes.append(self.rig.start(host, words, ready="", log=log))
+            self._processes.append(self.rig.start(host, self._command(stem), ready="", log=log))
             logs.append(log)
             self.wait_for(lambda log=log: _is_up(log), f"OpenVPN's {stem} does not come up", log)  # type: ignore[misc]
         found = self.rig.client.run(["ip", "-o", "-4", "address", "show", "dev", "ovc0"]).stdout
         self.inner = found.split()[3].split("/")[0]
+
+    def _command(self, stem: str) -> list[str]:
+        settings = self.folder / f"{self.name}-{stem}.conf"
+        return [shutil.which("openvpn") or "/usr/sbin/openvpn", "--config", str(settings)]
+
+    def client_command(self) -> list[str]:
+        """For one more client beside the one of ``set_up``."""
+        return self._command("client")
 
     @property
     def server_pids(self) -> list[int]:
         return self.rig.server_processes()
 
 
+UP: Final = "Initialization Sequence Completed"
+
+
 def _is_up(log: Path) -> bool:
-    return log.exists() and "Initialization Sequence Completed" in log.read_text(errors="replace")
+    return log.exists() and UP in log.read_text(errors="replace")
 
 
 class OpenVpnUdp(OpenVpn):

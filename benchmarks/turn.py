@@ -114,6 +114,26 @@ def over_udp(opened: socket.socket) -> Callable[[bytes], bytes]:
     return exchange
 
 
+def over_stream(opened: socket.socket) -> Callable[[bytes], bytes]:
+    """The exchange over a connected stream, while no media flows: the next message is the answer."""
+
+    def exactly(count: int) -> bytes:
+        got = b""
+        while len(got) < count:
+            more = opened.recv(count - len(got))
+            if not more:
+                raise ConnectionError("the TURN server has closed")
+            got += more
+        return got
+
+    def exchange(request: bytes) -> bytes:
+        opened.sendall(request)
+        answer = exactly(HEADER.size)
+        return answer + exactly(HEADER.unpack(answer)[1])
+
+    return exchange
+
+
 def channel_header(channel: int, size: int) -> bytes:
     """What goes before ``size`` bytes of payload (RFC 8656 section 12.4)."""
     return CHANNEL_HEADER.pack(channel, size)

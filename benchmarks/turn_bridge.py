@@ -14,7 +14,7 @@ import signal
 import socket
 import ssl
 
-from benchmarks.turn import CHANNEL_HEADER, FIRST_CHANNEL, HEADER, Allocation
+from benchmarks.turn import CHANNEL_HEADER, FIRST_CHANNEL, HEADER, Allocation, over_stream
 
 CHUNK = 65536
 AT_ONCE = 64
@@ -51,21 +51,9 @@ class Bridge:
         self._sink = sink
         self._received = bytearray()
 
-    def exchange(self, request: bytes) -> bytes:
-        """Send a request; the next message is its answer, as no media flows yet."""
-        self._tls.sendall(request)
-        answer = self._exactly(HEADER.size)
-        _, length, _, _ = HEADER.unpack(answer)
-        return answer + self._exactly(length)
-
-    def _exactly(self, count: int) -> bytes:
-        got = b""
-        while len(got) < count:
-            more = self._tls.recv(count - len(got))
-            if not more:
-                raise ConnectionError("the TURN server has closed")
-            got += more
-        return got
+    def allocate(self, user: str, password: str) -> Allocation:
+        """The allocation, before any media flows."""
+        return Allocation(over_stream(self._tls), user, password)
 
     def run(self) -> None:
         """Forward until the end of the process."""
@@ -123,7 +111,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     here = "127.0.0.1"
     bridge = Bridge((options.server, options.port), options.ca, (here, options.local), (here, options.sink))
-    allocation = Allocation(bridge.exchange, options.user, options.password)
+    allocation = bridge.allocate(options.user, options.password)
     for peer in options.peers:
         address, _, port = peer.partition(":")
         allocation.bind(address, int(port))

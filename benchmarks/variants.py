@@ -7,6 +7,7 @@ that the packets really take the path they are said to take, and takes itself do
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import time
 from abc import ABC, abstractmethod
@@ -61,6 +62,7 @@ class Variant(ABC):
         self.folder = folder
         self.inner = INNER
         self._processes: list[subprocess.Popen[str]] = []
+        self._opened: list[socket.socket] = []
 
     @abstractmethod
     def set_up(self) -> None:
@@ -68,8 +70,18 @@ class Variant(ABC):
 
     def take_down(self) -> None:
         """End the processes, last started first; their devices and routes go with them."""
+        while self._opened:
+            self._opened.pop().close()
         while self._processes:
             stop(self._processes.pop())
+
+    def keep(self, process: subprocess.Popen[str]) -> None:
+        """One more process that ends with the variant."""
+        self._processes.append(process)
+
+    def keep_open(self, opened: socket.socket) -> None:
+        """A socket that is closed with the variant."""
+        self._opened.append(opened)
 
     def ends(self, load: Load) -> Ends:
         """Where a load goes in and comes out."""

@@ -1,0 +1,177 @@
+"""How cost grows: curves of the user plane and of the set-up, each against one thing."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from benchmarks import plot
+from benchmarks.coturn import CoturnUdp
+from benchmarks.figures import Figures, table
+from benchmarks.ocserv import OcservDtls
+from benchmarks.parts import Part, Settings, Shown, module_rows
+from benchmarks.rig import Load, Rig
+from benchmarks.variants import OpenTsmDtls, Variant, make_keys
+
+RATES: Final = (1_000, 2_000, 5_000, 10_000, 20_000, 40_000, 80_000)
+RATE_VARIANTS: Final[tuple[type[Variant], ...]] = (OpenTsmDtls, OcservDtls, CoturnUdp)
+
+TOTAL: Final = 40_000
+"""Packets per second of all calls together, where something else than the rate is on the axis."""
+
+CLIENTS: Final = (2, 20, 200, 1_000, 4_000, 9_000)
+"""With a datagram tunnel each: 9,000 clients have 18,000 tunnels, what one process may have files for."""
+
+SIZES: Final = (40, 80, 172, 320, 640, 1_000, 1_300)
+CALLS: Final = (1, 10, 100, 1_000)
+STAGES: Final = (250, 1_000, 3_000, 6_000, 12_000, 18_000)
+"""TLS tunnels that are up at the end of each stage of a server that grows."""
+
+AROUND_SECONDS: Final = 5.0
+"""For estimates: what a relay case takes besides its load."""
+
+
+def _rates(settings: Settings, out: Figures) -> None:
+    """One client through a TUN device, ours and two rivals."""
+    with tempfile.TemporaryDirectory(prefix="opentsm-bench-") as name, Rig(settings.tool) as rig:
+        folder = Path(name)
+        make_keys(folder)
+        for kind in RATE_VARIANTS:
+            if kind.name not in settings.variants or kind.obstacle():
+                continue
+            variant = kind(rig, folder)
+            try:
+                variant.set_up()
+                for way in ("up", "down"):
+                    for rate in RATES:
+                        load = Load(way, rate, settings.seconds)
+                        reading = rig.measure(load, variant.ends(load), variant.server_pids)
+                        out.add(f"rate-{way}", f"{rate:,}", kind.name, reading.cpu_us)
+            finally:
+                variant.take_down()
+
+
+def _relayed(
+    metric: str,
+    option: str,
+    values: Sequence[int],
+    more: Sequence[str],
+    paths: Sequence[str],
+    settings: Settings,
+    out: Figures,
+) -> None:
+    """Tunnel to tunnel, with one thing that changes."""
+    for path in paths:
+        for value in values:
+            [row] = module_rows(
+                *("benchmarks.relay", "--json", "--seconds", f"{settings.seconds:g}", "--path", path),
+                *("--total", str(TOTAL), option, str(value), *more),
+            )
+            out.add(metric, f"{value:,}", path, row["cpu_us"])
+
+
+def _grown(_: Settings, out: Figures) -> None:
+    """A server that grows: what the tunnels of each stage cost."""
+    stages = ",".join(map(str, STAGES))
+    for row in module_rows("benchmarks.capacity", "--json", "--tunnels", stages):
+        for series in ("stream", "datagram"):
+            out.add("memory", f"{row['tunnels']:,}", series, row[f"{series}_kib"])
+            out.add("set-up", f"{row['tunnels']:,}", series, row[f"{series}_us"])
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """What is measured along an axis.
+
+    Args:
+        seconds: about how long a round takes with loads of a second, and how much more for each further one.
+        measure: a round.
+    """
+
+    seconds: tuple[float, float]
+    measure: Callable[[Settings, Figures], None]
+
+
+def _relay_seconds(cases: int) -> tuple[float, float]:
+    return cases * (AROUND_SECONDS + 1), cases
+
+
+BOTH: Final = ("datagram", "stream")
+CURVES: Final[dict[str, Curve]] = {
+    "rate": Curve((80, 42), _rates),
+    "tunnels": Curve(
+        _relay_seconds(2 * len(CLIENTS)), partial(_relayed, "tunnels", "--clients", CLIENTS, (), BOTH)
+    ),
+    "size": Curve(
+        _relay_seconds(2 * len(SIZES)),
+        partial(_relayed, "size", "--payload", SIZES, ("--clients", "64"), BOTH),
+    ),
+    "calls": Curve(
+        _relay_seconds(len(CALLS)),
+        partial(_relayed, "calls", "--calls", CALLS, ("--clients", "2"), BOTH[:1]),
+    ),
+    "grown": Curve((240, 0), _grown),
+}
+
+_KINDS: Final = {"datagram": "datagram tunnels", "stream": "TLS tunnels"}
+_CPU: Final = "server CPU, microseconds per packet"
+PLOTS: Final[dict[str, tuple[str, plot.Axis, str]]] = {
+    "rate-up": (f"One client, up: {_CPU}", plot.Axis("packets per second"), ".1f"),
+    "rate-down": (f"One client, down: {_CPU}", plot.Axis("packets per second"), ".1f"),
+    "tunnels": (
+        f"Tunnel to tunnel, {TOTAL:,} packets/s of 172 bytes: {_CPU}",
+        plot.Axis("clients that talk", names=_KINDS),
+        ".1f",
+    ),
+    "size": (
+        f"64 clients, {TOTAL:,} packets/s: {_CPU}",
+        plot.Axis("bytes of payload", logarithmic=False, names=_KINDS),
+        ".1f",
+    ),
+    "calls": (
+        f"Two tunnels, {TOTAL:,} packets/s of 172 bytes: {_CPU}",
+        plot.Axis("calls in each", names=_KINDS),
+        ".1f",
+    ),
+    "memory": (
+        "Memory of the server, KiB for each further tunnel",
+        plot.Axis("tunnels of a kind that are up", logarithmic=False, names=_KINDS),
+        ".1f",
+    ),
+    "set-up": (
+        "Server CPU, microseconds for each further tunnel",
+        plot.Axis("tunnels of a kind that are up", logarithmic=False, names=_KINDS),
+        ".0f",
+    ),
+}
+
+
+def estimate(settings: Settings) -> float:
+    """Seconds."""
+    first_and_more = [CURVES[name].seconds for name in settings.curves]
+    return settings.all_rounds * sum(first + more * (settings.seconds - 1) for first, more in first_and_more)
+
+
+def run(settings: Settings, out: Figures) -> None:
+    """The curves that were asked for, in turn, in rounds."""
+    for number in settings.numbers():
+        for name in settings.curves:
+            settings.say_round(number, f"curve: {name}")
+            CURVES[name].measure(settings, out if number else Figures())
+
+
+def show(figures: Figures) -> Shown:
+    """A table and a plot for each."""
+    shown = Shown()
+    for metric, (title, axis, form) in PLOTS.items():
+        if figures.rows(metric):
+            shown.sections[title] = table(figures, metric, form, head=axis.name)
+            shown.plots[f"curve-{metric}"] = plot.lines(figures, metric, title, axis)
+    return shown
+
+
+PART: Final = Part("curves", "How cost grows", estimate, run, show)
