@@ -12,8 +12,8 @@ from pathlib import Path
 
 from benchmarks.endpoint import DATAGRAM, STREAM, Client, parse_ports, steer_all
 from opentsm.lab.netns import iproute_batch
-from opentsm.lab.wan import open_tun
 from opentsm.userplane._core import UserPlane
+from opentsm.userplane.tun import open_queue
 
 SESSION = 1
 
@@ -41,7 +41,7 @@ def main() -> None:
     if options.path == "datagram":
         client.open_datagram(SESSION, stream, lease)
     steer_all(plane, SESSION, options.ports, DATAGRAM if options.path == "datagram" else STREAM)
-    tun = plane.add_tun([open_tun(options.tun)])
+    tun = plane.add_tun([open_queue(options.tun)])
     plane.route_tun(f"{lease.address}/32", tun)
     iproute_batch(
         [

@@ -22,9 +22,9 @@ from pathlib import Path
 
 from benchmarks.endpoint import DATAGRAM, STREAM, parse_ports, steer_all
 from opentsm.lab.netns import iproute_batch
-from opentsm.lab.wan import open_tun
 from opentsm.types import Code, Service, Tsid
 from opentsm.userplane._core import ControlMessage, DatagramReady, StreamReady, TunnelClosed, UserPlane
+from opentsm.userplane.tun import open_queue
 from opentsm.wire.codec import encode
 from opentsm.wire.messages import ConfigurationResponse, ServiceResponse
 
@@ -55,7 +55,7 @@ class Server:
         where = (options.address, options.port)
         self.plane.listen_stream([_listen(socket.SOCK_STREAM, where)], tls_profile=profile)
         self.plane.listen_datagram([_listen(socket.SOCK_DGRAM, where)], dtls=True)
-        tun = self.plane.add_tun([open_tun(options.tun)])
+        tun = self.plane.add_tun([open_queue(options.tun)])
         self.plane.route_tun("0.0.0.0/0", tun)
 
     def turn(self) -> None:

@@ -28,6 +28,8 @@ counters! {
     InnerTx => "inner_tx",
     /// Inner packets written to TUN devices.
     TunTx => "tun_tx",
+    /// Writes to TUN devices that held several packets each.
+    TunRuns => "tun_runs",
     /// Inner packets read from TUN devices.
     TunRx => "tun_rx",
     StreamsAccepted => "streams_accepted",

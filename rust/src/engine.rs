@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -35,6 +35,20 @@ pub struct Tun {
     pub queues: Vec<OwnedFd>,
     /// A client's device: what is read goes into this session's tunnels.
     pub session: Option<Arc<Session>>,
+    /// Reads and writes have a `virtio_net_hdr` in front of the packet.
+    pub header: bool,
+    /// The kernel takes runs of packets in one write; false once it has refused one.
+    pub takes_runs: AtomicBool,
+}
+
+impl Tun {
+    /// A device by its queues, of which one is enough to ask what all can do.
+    pub fn new(id: u64, queues: Vec<OwnedFd>, session: Option<Arc<Session>>) -> Self {
+        let fd = queues.first().map(AsRawFd::as_raw_fd);
+        let header = fd.is_some_and(crate::sys::tun_has_header);
+        let takes_runs = header && fd.is_some_and(crate::sys::tun_takes_runs);
+        Self { id, queues, session, header, takes_runs: AtomicBool::new(takes_runs) }
+    }
 }
 
 /// How other threads reach a worker.

@@ -1,8 +1,8 @@
 //! The way of an inner packet, in packet order: out of a tunnel, a TUN device or a local socket; checks;
 //! route; path; into a tunnel, a TUN device or a local socket. Sequential, no locks held between the steps.
 //!
-//! A `Forwarder` belongs to one thread. Datagrams gather in its batch and streams in its list of dirty
-//! ones until the owner calls `flush`.
+//! A `Forwarder` belongs to one thread. Datagrams gather in its batch, packets for a TUN device in its runs and
+//! streams in its list of dirty ones until the owner flushes them.
 
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
@@ -17,6 +17,7 @@ use crate::egress::{Class, Pushed};
 use crate::engine::{Engine, Tun};
 use crate::frame::open_sequenced;
 use crate::packet::{Meta, TCP, UdpHead, echo_reply, readdress_both, udp_checksum_ok, write_udp};
+use crate::runs::Runs;
 use crate::sys::SendBatch;
 use crate::tables::nat::Applied;
 use crate::tables::relays::{Onward, Relay};
@@ -46,6 +47,9 @@ pub struct Forwarder {
     /// Relays whose core-side sockets are in the batch: they stay open until it has been flushed.
     held: Vec<Arc<Relay>>,
     packed: Vec<u8>,
+    /// Packets for a TUN device, and which one.
+    runs: Runs,
+    tun: Option<Arc<Tun>>,
     pub(crate) coding: Workspace,
 }
 
@@ -64,6 +68,8 @@ impl Forwarder {
             doubled: Vec::with_capacity(2048),
             held: Vec::with_capacity(crate::limits::BATCH),
             packed: Vec::with_capacity(2048),
+            runs: Runs::default(),
+            tun: None,
             coding: Workspace::default(),
         }
     }
@@ -451,13 +457,50 @@ impl Forwarder {
         self.held.clear();
     }
 
+    /// To a TUN device, when the turn ends; at once for the control plane's thread, which has no turns.
     fn deliver_tun(&mut self, id: u64, data: &[u8]) -> Outcome {
-        let tun = self.engine.tuns.get(&id).ok_or(Counter::InnerNoRoute)?;
-        let queue = self.worker.unwrap_or(0) % tun.queues.len().max(1);
-        let fd = tun.queues.get(queue).ok_or(Counter::InnerNoRoute)?;
-        crate::sys::write(fd.as_raw_fd(), data).map_err(|_| Counter::TunFull)?;
-        self.counters.add(Counter::TunTx);
+        if self.tun.as_ref().is_none_or(|tun| tun.id != id) {
+            self.flush_tun();
+            self.tun = self.engine.tuns.get(&id);
+        }
+        let tun = self.tun.as_ref().ok_or(Counter::InnerNoRoute)?;
+        let merge = tun.takes_runs.load(Ordering::Relaxed);
+        if !self.runs.push(data, merge) {
+            self.write_runs();
+            if !self.runs.push(data, merge) {
+                return Err(Counter::InnerTooBig);
+            }
+        }
+        if self.worker.is_none() && self.flush_tun() > 0 {
+            return Err(Counter::TunFull);
+        }
         Ok(())
+    }
+
+    /// Give the gathered packets to their TUN device. Returns how many it did not take.
+    pub fn flush_tun(&mut self) -> u64 {
+        let refused = self.write_runs();
+        self.tun = None;
+        refused
+    }
+
+    fn write_runs(&mut self) -> u64 {
+        if self.runs.is_empty() {
+            return 0;
+        }
+        let Some(tun) = &self.tun else { return 0 };
+        let queue = self.worker.unwrap_or(0) % tun.queues.len().max(1);
+        let Some(fd) = tun.queues.get(queue).map(AsRawFd::as_raw_fd) else { return 0 };
+        let written = crate::sys::write_runs(fd, &mut self.runs, tun.header);
+        if written.refused_run {
+            tun.takes_runs.store(false, Ordering::Relaxed);
+        }
+        self.counters.add_n(Counter::TunTx, written.packets);
+        self.counters.add_n(Counter::TunRuns, written.runs);
+        if self.worker.is_some() {
+            self.counters.add_n(Counter::TunFull, written.failed);
+        }
+        written.failed
     }
 
     /// To a UDP socket of this process, or to our own ICMP echo.

@@ -10,8 +10,12 @@ use crate::coding::receiver::{Decoder, Repair};
 use crate::crypto::dtls_record::content_type;
 use crate::crypto::{Datagrams, DtlsListener, ListenOutcome, records};
 use crate::frame::{ControlHead, Frame, next_frame};
-use crate::limits::{MAX_CONTEXTS, MAX_CONTROL_MESSAGE, MAX_INNER_PACKET};
-use crate::packet::{End, Meta, TCP, echo_reply, readdress, transport_checksum, udp_checksum_ok, write_ip};
+use crate::limits::{BATCH, MAX_CONTEXTS, MAX_CONTROL_MESSAGE, MAX_INNER_PACKET};
+use crate::packet::{
+    End, Meta, TCP, UDP, UDP_HEADER, echo_reply, header_checksum, pseudo_header, readdress,
+    transport_checksum, udp_checksum_ok, udp_sum, write_ip,
+};
+use crate::runs::{HEADER, Runs};
 use crate::tables::relays::{EARLY, End as Leg, Follow, Relays};
 use crate::tables::signals::{Look, Signals};
 use crate::tcp::Tuple;
@@ -156,6 +160,120 @@ pub fn datagram(data: &[u8]) {
         let answer: usize = out.iter().map(<[u8]>::len).sum();
         assert!(answer <= data.len(), "an answer longer than the question can be used to flood others");
     }
+}
+
+/// Packets of a client's for a TUN device, whatever they are: what the kernel makes of the writes is what came, and each
+/// flow's in their order. Each packet begins with two bytes of length.
+pub fn runs(data: &[u8]) {
+    let (mut packets, mut rest) = (Vec::new(), data);
+    while let Some((head, behind)) = rest.split_first_chunk::<2>() {
+        let (packet, after) =
+            behind.split_at(usize::from(u16::from_be_bytes(*head) & 0x7ff).min(behind.len()));
+        packets.push(packet.to_vec());
+        rest = after;
+    }
+    let _ = gathered(&packets);
+}
+
+/// How many packets went in company.
+fn gathered(packets: &[Vec<u8>]) -> usize {
+    let (mut runs, mut merged) = (Runs::default(), 0);
+    for turn in packets.chunks(BATCH) {
+        let mut cut = Vec::new();
+        for packet in turn {
+            assert!(runs.push(packet, true));
+        }
+        for write in 0..runs.writes() {
+            let whole = runs.pieces(write).collect::<Vec<_>>().concat();
+            let alone: Vec<_> = runs.singly(write).map(|packet| packet[HEADER..].to_vec()).collect();
+            let by_kernel = cut_run(&whole);
+            assert_eq!(by_kernel.len(), runs.packets(write));
+            for (one, other) in by_kernel.iter().zip(&alone) {
+                assert_eq!(without_atomic_id(one), without_atomic_id(other));
+            }
+            merged += if alone.len() > 1 { alone.len() } else { 0 };
+            cut.extend(alone);
+        }
+        runs.clear();
+        assert!(runs.is_empty());
+        // The same packets, and those of one flow (here: of one pair of addresses) in their order.
+        let (mut had, mut got) = (turn.to_vec(), cut);
+        had.sort_by_key(|packet| flow_of(packet));
+        got.sort_by_key(|packet| flow_of(packet));
+        assert_eq!(had, got);
+    }
+    merged
+}
+
+/// Addresses and ports of UDP; what is no UDP is sorted by itself. Sorting keeps the order of equals.
+fn flow_of(packet: &[u8]) -> Vec<u8> {
+    match Meta::parse(packet) {
+        Ok(meta) if meta.protocol == UDP && !meta.fragment => {
+            let end = (meta.transport + 4).min(packet.len());
+            let addresses = if meta.source.is_ipv4() { 12..20 } else { 8..40 };
+            [&packet[addresses], &packet[meta.transport.min(end)..end]].concat()
+        }
+        _ => packet.to_vec(),
+    }
+}
+
+/// What a kernel makes of a write (virtio 1.2 section 5.1.6.2; Linux: `inet_gso_segment`, `__udp_gso_segment`).
+fn cut_run(whole: &[u8]) -> Vec<Vec<u8>> {
+    let (header, packet) = whole.split_at(HEADER);
+    if header == [0; HEADER] {
+        return vec![packet.to_vec()];
+    }
+    let field = |at: usize| usize::from(u16::from_ne_bytes([header[at], header[at + 1]]));
+    let (size, head) = (field(4), field(6));
+    assert_eq!((header[0], header[1], field(2), field(8)), (1, 5, packet.len(), 6));
+    let (heads, payload) = packet.split_at(head + UDP_HEADER);
+    assert!(payload.len() > size && size > 0 && packet.len() <= 65_535);
+    let stated = u16::from_be_bytes([packet[head + 4], packet[head + 5]]);
+    assert_eq!(usize::from(stated), UDP_HEADER + payload.len());
+    let begun = u16::from_be_bytes([packet[head + 6], packet[head + 7]]);
+    assert_eq!(begun, pseudo_header(packet, head, UDP_HEADER + payload.len()));
+    let mut out = Vec::new();
+    for (number, part) in payload.chunks(size).enumerate() {
+        let mut one = [heads, part].concat();
+        let udp = ((UDP_HEADER + part.len()) as u16).to_be_bytes();
+        if head == 20 {
+            let id = u16::from_be_bytes([one[4], one[5]]).wrapping_add(number as u16);
+            let total = ((head + UDP_HEADER + part.len()) as u16).to_be_bytes();
+            one[2..4].copy_from_slice(&total);
+            one[4..6].copy_from_slice(&id.to_be_bytes());
+        } else {
+            one[4..6].copy_from_slice(&udp);
+        }
+        one[head + 4..head + 6].copy_from_slice(&udp);
+        mend(&mut one, head);
+        out.push(one);
+    }
+    out
+}
+
+/// Compute a packet's checksums.
+fn mend(packet: &mut [u8], head: usize) {
+    if head == 20 {
+        packet[10..12].fill(0);
+        let sum = header_checksum(&packet[..20]);
+        packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    }
+    packet[head + 6..head + 8].fill(0);
+    let sum = match udp_sum(packet, head) {
+        0 => 0xffff,
+        sum => sum,
+    };
+    packet[head + 6..head + 8].copy_from_slice(&sum.to_be_bytes());
+}
+
+/// With DF set the identification means nothing (RFC 6864 section 4.1), nor how a right header sum writes zero.
+fn without_atomic_id(packet: &[u8]) -> Vec<u8> {
+    let mut copy = packet.to_vec();
+    if copy.first() == Some(&0x45) && copy.get(6).is_some_and(|flags| flags & 0x40 != 0) && copy.len() >= 20 {
+        copy[4..6].fill(0);
+        copy[10..12].fill(0);
+    }
+    copy
 }
 
 /// Media for a relay from one party, read for its statistics: each chunk is one packet.
@@ -353,6 +471,63 @@ mod tests {
             datagram(&data);
             media(&data);
         }
+    }
+
+    /// Packets of a few flows that can mostly go together, and what a hostile client does to some of them.
+    fn flows(bytes: &mut Bytes) -> Vec<Vec<u8>> {
+        let size = 1 + bytes.next() as usize % 60;
+        let count = bytes.next() as usize % 100;
+        let mut packets: Vec<Vec<u8>> = (0..count).map(|n| flow_packet(bytes, n, size)).collect();
+        for packet in &mut packets {
+            match bytes.next() % 12 {
+                0 => {
+                    let at = bytes.next() as usize % packet.len();
+                    packet[at] ^= 1 << (bytes.next() % 8);
+                }
+                1 => packet.truncate(bytes.next() as usize % (packet.len() + 1)),
+                2 => packet.extend([0; 3]),
+                _ => {}
+            }
+        }
+        packets
+    }
+
+    fn flow_packet(bytes: &mut Bytes, number: usize, size: usize) -> Vec<u8> {
+        let (flow, v6) = (bytes.next() % 3, bytes.next().is_multiple_of(4));
+        let payload = if bytes.next().is_multiple_of(8) { bytes.next() as usize % (size + 2) } else { size };
+        let (from, to) = if v6 {
+            (IpAddr::V6(Ipv6Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::UNSPECIFIED))
+        } else {
+            (IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)))
+        };
+        let mut packet = Vec::new();
+        assert!(write_ip(from, to, UDP, 0xb8, UDP_HEADER + payload, &mut packet));
+        let head = packet.len();
+        if !v6 && bytes.next().is_multiple_of(4) {
+            // Not atomic: its number counts.
+            packet[4..8].copy_from_slice(&[0, number as u8, 0, 0]);
+        }
+        packet.extend_from_slice(&[0, 9, 0, flow as u8, 0, (UDP_HEADER + payload) as u8, 0, 0]);
+        packet.extend(bytes.fill(payload));
+        mend(&mut packet, head);
+        if bytes.next().is_multiple_of(16) {
+            packet[head + 6..head + 8].fill(0);
+        }
+        packet
+    }
+
+    #[test]
+    fn packets_for_a_device_come_out_as_they_went_in() {
+        let (mut bytes, mut merged) = (Bytes(0x9050_5eed), 0);
+        for _ in 0..4_000 {
+            let mut packets = flows(&mut bytes);
+            merged += gathered(&packets);
+            let at = bytes.next() as usize % (packets.len() + 1);
+            packets.insert(at, sample(&mut bytes));
+            let _ = gathered(&packets);
+            runs(&sample(&mut bytes));
+        }
+        assert!(merged > 20_000, "hardly any runs: {merged}");
     }
 
     /// One round in which the peer mostly keeps to the rules; a broken one now and then shows more.

@@ -7,6 +7,7 @@
 //! | [`frame`], [`packet`] | what the bytes in a tunnel are |
 //! | [`tables`] | sessions, flows, routes, reservations, local sockets, policies |
 //! | [`forward`], [`spread`] | the way of an inner packet; media by several ways at once |
+//! | [`runs`] | packets for a TUN device, several per write |
 //! | [`tcp`] | inner TCP without a kernel |
 //! | [`coding`], [`coded`] | redundancy, FEC and compressed headers; how they get into that way |
 //! | [`tunnel`], [`egress`] | one outer connection; what waits to be written to a stream |
@@ -35,6 +36,7 @@ pub mod limits;
 pub mod packet;
 #[cfg(feature = "python")]
 mod python;
+pub mod runs;
 pub mod spread;
 pub mod sys;
 pub mod tables;

@@ -171,16 +171,24 @@ fn skip_v6_extensions(data: &[u8], length: usize, first: u8) -> (u8, usize, bool
     (next, at.min(length), fragment)
 }
 
-/// One's complement sum of RFC 1071, not yet folded.
-fn sum(data: &[u8], mut acc: u32) -> u32 {
-    let mut chunks = data.chunks_exact(2);
-    for pair in &mut chunks {
-        acc = acc.wrapping_add(u32::from(u16::from_be_bytes([pair[0], pair[1]])));
+/// One's complement sum of RFC 1071, not yet folded into 16 bits. Four bytes at a time: 2^16 is one in this sum, so
+/// halves of a longer word count as what they are.
+fn sum(data: &[u8], acc: u32) -> u32 {
+    let mut wide = u64::from(acc);
+    let mut chunks = data.chunks_exact(4);
+    for word in &mut chunks {
+        wide += u64::from(u32::from_be_bytes([word[0], word[1], word[2], word[3]]));
     }
-    if let [last] = chunks.remainder() {
-        acc = acc.wrapping_add(u32::from(*last) << 8);
-    }
-    acc
+    wide += match chunks.remainder() {
+        [a] => u64::from(*a) << 8,
+        [a, b] => u64::from(u16::from_be_bytes([*a, *b])),
+        [a, b, c] => u64::from(u16::from_be_bytes([*a, *b])) + (u64::from(*c) << 8),
+        _ => 0,
+    };
+    // Twice: the first carry may make another.
+    wide = (wide & 0xffff_ffff) + (wide >> 32);
+    wide = (wide & 0xffff) + ((wide >> 16) & 0xffff) + (wide >> 32);
+    wide as u32
 }
 
 fn fold(mut acc: u32) -> u16 {
@@ -205,6 +213,23 @@ pub fn transport_checksum(source: IpAddr, destination: IpAddr, protocol: u8, seg
 /// The checksum of an IPv4 header whose own field is zero; zero if the field is there and right.
 pub fn header_checksum(header: &[u8]) -> u16 {
     fold(sum(header, 0))
+}
+
+/// The sum of a UDP packet's pseudo header (RFC 768, RFC 8200 section 8.1) as a device wants it that finishes the
+/// checksum: folded, not complemented. `head` is the length of the IP header, without options or extensions.
+pub fn pseudo_header(packet: &[u8], head: usize, length: usize) -> u16 {
+    !fold(pseudo_sum(packet, head, length))
+}
+
+/// The checksum of a UDP packet with its own field in it: zero if that is right. `head` as above.
+pub fn udp_sum(packet: &[u8], head: usize) -> u16 {
+    let segment = packet.get(head..).unwrap_or_default();
+    fold(sum(segment, pseudo_sum(packet, head, segment.len())))
+}
+
+fn pseudo_sum(packet: &[u8], head: usize, length: usize) -> u32 {
+    let from = if head == V6_HEADER { 8 } else { 12 };
+    sum(packet.get(from..head).unwrap_or_default(), u32::from(UDP) + length as u32)
 }
 
 /// Whether the UDP checksum of a parsed packet is right (a zero IPv4 checksum means "none").
@@ -347,7 +372,8 @@ pub fn readdress_both(data: &mut [u8], meta: &Meta, head: &UdpHead) -> bool {
     true
 }
 
-fn write_at(data: &mut [u8], at: usize, bytes: &[u8]) {
+/// Replace bytes, if they are there.
+pub fn write_at(data: &mut [u8], at: usize, bytes: &[u8]) {
     if let Some(field) = data.get_mut(at..at + bytes.len()) {
         field.copy_from_slice(bytes);
     }

@@ -2,6 +2,7 @@
 //! piece with its reason: these calls have no safe wrapper that neither allocates nor copies.
 
 mod batch;
+mod tun;
 
 use std::io;
 use std::mem::{size_of, zeroed};
@@ -13,6 +14,7 @@ use libc::{c_int, sockaddr_storage, socklen_t};
 use crate::limits::{RESERVED_DESCRIPTORS, RESERVED_PART};
 
 pub use batch::{Flushed, Merged, RecvBatch, SendBatch, merge_datagrams};
+pub use tun::{tun_has_header, tun_takes_runs, write_runs};
 
 fn check(result: c_int) -> io::Result<c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }

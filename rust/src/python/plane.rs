@@ -516,7 +516,7 @@ impl UserPlane {
             crate::sys::set_nonblocking(std::os::fd::AsRawFd::as_raw_fd(queue)).map_err(|e| os_error(&e))?;
         }
         let session = session.map(|id| self.session(id)).transpose()?;
-        let tun = Arc::new(Tun { id: self.engine.new_id(0), queues, session });
+        let tun = Arc::new(Tun::new(self.engine.new_id(0), queues, session));
         self.engine.tuns.insert(tun.id, Arc::clone(&tun));
         for worker in 0..self.engine.inboxes.len().min(tun.queues.len()) {
             self.order(worker, Command::AddTun { tun: Arc::clone(&tun) });

@@ -22,6 +22,7 @@ use crate::counters::{Counter, CounterSet};
 use crate::engine::{Engine, Inbox, Tun};
 use crate::forward::Forwarder;
 use crate::limits::{BATCH, DATAGRAM_SLOT, READ_BUDGET, WELCOME_US};
+use crate::runs::HEADER;
 use crate::sys::{READABLE, Ready, ReadyList, RecvBatch};
 use crate::tables::detect::MediaPort;
 use crate::tables::doubt::WATCH_US;
@@ -290,12 +291,13 @@ impl Worker {
         let Some(fd) = self.queue_of(&tun) else {
             return;
         };
-        let mut packet = [0u8; DATAGRAM_SLOT];
+        let skip = if tun.header { HEADER } else { 0 };
+        let mut packet = [0u8; HEADER + DATAGRAM_SLOT];
         for _ in 0..BATCH {
             let Ok(length) = crate::sys::read(fd, &mut packet) else {
                 return;
             };
-            if let Some(packet) = packet.get_mut(..length) {
+            if let Some(packet) = packet.get_mut(skip..length) {
                 self.forwarder.from_tun(&tun, packet);
             }
         }
@@ -371,6 +373,7 @@ impl Worker {
         while let Some(tunnel) = self.forwarder.dirty.pop() {
             self.streams.flush(tunnel.id, &mut self.forwarder, &mut self.timers);
         }
+        self.forwarder.flush_tun();
         self.forwarder.flush_datagrams();
     }
 
