@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks import busy, curves, one_client, relay_parts, rivals
+from benchmarks import busy, curves, one_client, program_parts, relay_parts, rivals
 from benchmarks.figures import Figures
 from benchmarks.machine import build_load_tool, load_average, machine_facts
 from benchmarks.parts import Part, Settings, say
@@ -22,7 +22,8 @@ from opentsm.lab.privileges import Mode, ensure_privileges
 PARTS: Final[dict[str, Part]] = {
     part.name: part
     for part in (
-        *(one_client.PART, busy.PART, relay_parts.RELAY, relay_parts.TRUNK, rivals.PART, curves.PART),
+        *(one_client.PART, relay_parts.RELAY, relay_parts.TRUNK, program_parts.SET_UP, rivals.PART),
+        *(program_parts.DELAY, busy.PART, program_parts.ROWS_PART, curves.PART, program_parts.FALLBACK),
     )
 }
 

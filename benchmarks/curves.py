@@ -31,6 +31,9 @@ CALLS: Final = (1, 10, 100, 1_000)
 STAGES: Final = (250, 1_000, 3_000, 6_000, 12_000, 18_000)
 """TLS tunnels that are up at the end of each stage of a server that grows."""
 
+MOST_ROUNDS: Final = 2
+"""Many points say what many rounds would."""
+
 AROUND_SECONDS: Final = 5.0
 """For estimates: what a relay case takes besides its load."""
 
@@ -153,12 +156,13 @@ PLOTS: Final[dict[str, tuple[str, plot.Axis, str]]] = {
 def estimate(settings: Settings) -> float:
     """Seconds."""
     first_and_more = [CURVES[name].seconds for name in settings.curves]
-    return settings.all_rounds * sum(first + more * (settings.seconds - 1) for first, more in first_and_more)
+    rounds = min(settings.rounds, MOST_ROUNDS) + settings.warm_up
+    return rounds * sum(first + more * (settings.seconds - 1) for first, more in first_and_more)
 
 
 def run(settings: Settings, out: Figures) -> None:
     """The curves that were asked for, in turn, in rounds."""
-    for number in settings.numbers():
+    for number in (number for number in settings.numbers() if number <= MOST_ROUNDS):
         for name in settings.curves:
             settings.say_round(number, f"curve: {name}")
             CURVES[name].measure(settings, out if number else Figures())

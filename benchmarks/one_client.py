@@ -43,8 +43,6 @@ TIMED_SECONDS: Final = 4.0
 
 MOST_OF_PEER: Final = 0.5
 MOST_SATURATED_US: Final = 6.0
-MOST_OF_PLAIN: Final = 2.0
-MOST_P99_US: Final = 1_000.0
 """What OpenTSM has set itself (see docs/benchmarks.md)."""
 
 SET_UP_SECONDS: Final = 2.0
@@ -202,12 +200,6 @@ def _verdicts(figures: Figures) -> list[str]:
         row = f"saturated {way}"
         target = f"one client, {row}: at most {MOST_SATURATED_US:g} us of CPU per packet"
         lines.append(verdict(target, figures.spread("cpu_us", row, OURS[0]), MOST_SATURATED_US))
-    for way in ("up", "down"):
-        row = f"50/s {way}, delay"
-        share = figures.ratio("delay p50", row, OURS[0], ["plain"])
-        lines.append(verdict(f"one client, {row}: p50 at most twice plain routing's", share, MOST_OF_PLAIN))
-        p99 = figures.spread("delay p99", row, OURS[0])
-        lines.append(verdict(f"one client, {row}: p99 at most 1 ms", p99, MOST_P99_US, ".0f"))
     return lines
 
 

@@ -87,14 +87,24 @@ def say(text: str) -> None:
     print(f"-- {text}", flush=True)
 
 
-def module_rows(module: str, *arguments: str) -> list[dict[str, Any]]:
-    """Run a benchmark that is a program of its own, and read its JSON: a line for each row.
+def module_rows(module: str, *arguments: str, apart: bool = True) -> list[dict[str, Any]]:
+    """Run a benchmark that is a program of its own, and read its JSON: objects, or lists of them, in lines.
+
+    Args:
+        apart: it uses the loopback interface, and gets a network namespace of its own, where its ports are
+            free.
 
     Raises:
         PlatformError: it failed; its words are on standard error.
     """
-    words = [sys.executable, "-m", module, *arguments]
+    words = ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"] if apart else []
+    words += [sys.executable, "-m", module, *arguments]
     done = subprocess.run(words, check=False, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise PlatformError(f"`python -m {module} {' '.join(arguments)}` failed; its words are above")
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    rows: list[dict[str, Any]] = []
+    for line in done.stdout.splitlines():
+        if line.startswith(("{", "[")):
+            found = json.loads(line)
+            rows += found if isinstance(found, list) else [found]
+    return rows
