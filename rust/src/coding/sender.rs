@@ -34,7 +34,7 @@ pub struct Scheme {
 
 /// What may be asked for. With `fec` the same bytes survive more, for a receiver that waits three packet times: at
 /// one recovery frame per datagram parity of the frame before and the third before, at two copies of these. The
-/// comparison with others is in docs/benchmarks.md ("Redundancy and FEC").
+/// comparison with others is in docs/bad-networks.md ("Redundancy and FEC").
 pub fn scheme(factor: u8, fec: bool) -> Option<Scheme> {
     let sets: &[u8] = match (factor, fec) {
         (1, false) => &[0b001],

@@ -1,7 +1,7 @@
 //! A call over a seeded bad network: what comes in time, what it costs, and that nothing comes twice or damaged.
 //!
 //! `cargo test --release --no-default-features coding::tests::comparison -- --nocapture` prints the table of
-//! docs/benchmarks.md.
+//! docs/bad-networks.md.
 
 use std::collections::HashMap;
 

@@ -21,7 +21,7 @@ from tests.e2e.tunnels.harness import ServerProcess, Shape, in_host, login, star
 pytestmark = [pytest.mark.netns, pytest.mark.timeout(240)]
 
 IN_TIME = 96.0
-"""Per cent heard in time with UDP blocked, 120 ms and 2 % loss: the promise of docs/benchmarks.md."""
+"""Per cent heard in time with UDP blocked, 120 ms and 2 % loss: the promise of docs/bad-networks.md."""
 
 
 @pytest.fixture
