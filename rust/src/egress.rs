@@ -28,16 +28,23 @@ impl Lane {
 
     /// Move whole frames to `out` until it holds `limit` bytes; always at least one if `out` is empty.
     fn drain_into(&mut self, out: &mut Vec<u8>, start: usize, limit: usize) -> usize {
-        let mut moved = 0;
+        let (mut moved, mut total) = (0, 0);
         while let Some((length, _)) = self.frames.front() {
             let length = *length as usize;
-            if out.len() > start && out.len() - start + length > limit {
+            let held = out.len() - start + total;
+            if held > 0 && held + length > limit {
                 break;
             }
-            out.extend(self.bytes.drain(..length));
+            total += length;
             self.frames.pop_front();
             moved += 1;
         }
+        // In two pieces at most: an iterator over the ring would copy byte by byte.
+        let (front, back) = self.bytes.as_slices();
+        let in_front = total.min(front.len());
+        out.extend_from_slice(front.get(..in_front).unwrap_or_default());
+        out.extend_from_slice(back.get(..total - in_front).unwrap_or_default());
+        self.bytes.drain(..total);
         if self.frames.is_empty() && self.bytes.capacity() > QUEUE_KEEP {
             *self = Lane::default();
         }

@@ -31,7 +31,7 @@ pub const SUSPICION_MIN_US: u64 = 50_000;
 /// Longer gaps between packets of media are pauses and say nothing about its rhythm.
 const PAUSE_US: u64 = 200_000;
 
-/// A path is looked at this often, at least, while media is on it.
+/// A path that is suspect is looked at this often, and one where media begins after this time.
 pub const WATCH_US: u64 = 20_000;
 
 /// And at most: a thread that is late looks again after this time.
@@ -114,10 +114,9 @@ impl Times {
 
     /// When to look again.
     pub fn next_look_us(&self, now_us: u64) -> u64 {
-        let mut at = now_us + WATCH_US;
-        if self.heard_us + self.suspicion_us > now_us {
-            at = at.min(self.heard_us + self.suspicion_us);
-        }
+        let suspect = self.heard_us + self.suspicion_us;
+        // As long as all is well there is nothing to see before silence could be a sign or a pulse be due.
+        let mut at = if suspect > now_us { suspect.min(now_us + PULSE_US) } else { now_us + WATCH_US };
         if self.pausing(now_us) {
             at = at.min(self.sent_us + PULSE_US);
         }

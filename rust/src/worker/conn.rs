@@ -111,6 +111,11 @@ impl Conn {
         matches!(self.phase, Phase::Open | Phase::Closing)
     }
 
+    /// Bytes for the wire wait that are in no queue.
+    pub fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
     pub fn is_flushed(&self) -> bool {
         self.pending.is_empty() && self.tunnel.stream().is_none_or(|l| l.egress.lock().is_empty())
     }

@@ -11,6 +11,7 @@ mod datagrams;
 mod pace;
 mod streams;
 mod timers;
+mod wheel;
 
 use std::collections::HashMap;
 use std::io;
@@ -25,7 +26,6 @@ use crate::limits::{BATCH, DATAGRAM_SLOT, READ_BUDGET, WELCOME_US};
 use crate::runs::HEADER;
 use crate::sys::{READABLE, Ready, ReadyList, RecvBatch};
 use crate::tables::detect::MediaPort;
-use crate::tables::doubt::WATCH_US;
 use crate::tables::relays::CoreSocket;
 use crate::tcp::stack::Stack;
 use crate::tunnel::Tunnel;
@@ -339,11 +339,11 @@ impl Worker {
                 Due::Handshake { port, peer } => {
                     self.datagrams.on_timer(port, peer, &mut self.forwarder, &mut self.timers);
                 }
-                Due::Watch(tunnel) => self.timers.watch(&tunnel, &mut self.forwarder),
                 Due::Keepalive(tunnel) => self.timers.keepalive(&tunnel, &mut self.forwarder),
                 Due::Idle(tunnel) => self.timers.idle(&tunnel, &self.forwarder),
             }
         }
+        self.timers.run_watches(&mut self.forwarder);
     }
 
     fn sweep_core(&mut self) {
@@ -368,7 +368,7 @@ impl Worker {
 
     fn flush(&mut self) {
         while let Some(tunnel) = self.forwarder.to_watch.pop() {
-            self.timers.at(self.forwarder.now_us + WATCH_US, Due::Watch(tunnel));
+            self.timers.begin_watch(tunnel, self.forwarder.now_us);
         }
         while let Some(tunnel) = self.forwarder.dirty.pop() {
             self.streams.flush(tunnel.id, &mut self.forwarder, &mut self.timers);

@@ -40,8 +40,13 @@ pub struct Streams {
     conns: HashMap<u64, Conn, RandomState>,
     handshakes: usize,
     paused: Vec<u64>,
-    read_buffer: Vec<u8>,
-    write_buffer: Vec<u8>,
+    buffers: Buffers,
+}
+
+/// Room for what is read from one connection and written to one, in turn.
+struct Buffers {
+    read: Vec<u8>,
+    write: Vec<u8>,
 }
 
 impl Streams {
@@ -52,8 +57,10 @@ impl Streams {
             conns: HashMap::default(),
             handshakes: 0,
             paused: Vec::new(),
-            read_buffer: vec![0; READ_BUFFER],
-            write_buffer: Vec::with_capacity(STREAM_WRITE + STREAM_RECORD),
+            buffers: Buffers {
+                read: vec![0; READ_BUFFER],
+                write: Vec::with_capacity(STREAM_WRITE + STREAM_RECORD),
+            },
         }
     }
 
@@ -205,41 +212,44 @@ impl Streams {
 
     /// A stream is readable or writable.
     pub fn on_ready(&mut self, id: u64, event: Ready, forwarder: &mut Forwarder, timers: &mut Timers) {
-        let Some(mut conn) = self.conns.remove(&id) else {
+        self.attend(id, forwarder, timers, |conn, forwarder, buffers| {
+            if matches!(conn.phase, Phase::Connecting(_)) {
+                conn.connected(forwarder)?;
+            }
+            if event.writable {
+                conn.flush(forwarder, &mut buffers.write)?;
+            }
+            if event.readable && !conn.paused {
+                conn.read(forwarder, &mut buffers.read)?;
+                // What the handshake or a key update left to be said; queued frames come in their turn.
+                if conn.has_pending() {
+                    conn.flush(forwarder, &mut buffers.write)?;
+                }
+            }
+            Ok(())
+        });
+    }
+
+    /// Do something with a connection, where it stands, and see to what follows from it.
+    fn attend(
+        &mut self,
+        id: u64,
+        forwarder: &mut Forwarder,
+        timers: &mut Timers,
+        work: impl FnOnce(&mut Conn, &mut Forwarder, &mut Buffers) -> Result<(), End>,
+    ) {
+        let Some(conn) = self.conns.get_mut(&id) else {
             return;
         };
         let was_open = conn.is_open();
-        let mut outcome = Ok(());
-        if matches!(conn.phase, Phase::Connecting(_)) {
-            outcome = conn.connected(forwarder);
-        }
-        if outcome.is_ok() && event.writable {
-            outcome = conn.flush(forwarder, &mut self.write_buffer);
-        }
-        if outcome.is_ok() && event.readable && !conn.paused {
-            outcome = conn.read(forwarder, &mut self.read_buffer);
-            // What the handshake or a key update left to be said.
-            outcome = outcome.and_then(|()| conn.flush(forwarder, &mut self.write_buffer));
-        }
-        self.put_back(id, conn, was_open, outcome, forwarder, timers);
-    }
-
-    fn put_back(
-        &mut self,
-        id: u64,
-        mut conn: Conn,
-        was_open: bool,
-        outcome: Result<(), End>,
-        forwarder: &mut Forwarder,
-        timers: &mut Timers,
-    ) {
-        let now_open = conn.is_open();
-        if let Err(end) = outcome {
+        if let Err(end) = work(conn, forwarder, &mut self.buffers) {
             self.handshakes -= usize::from(!was_open && self.handshakes > 0);
-            conn.end(&end, forwarder);
+            if let Some(conn) = self.conns.remove(&id) {
+                conn.end(&end, forwarder);
+            }
             return;
         }
-        if !was_open && now_open && self.handshakes > 0 {
+        if !was_open && conn.is_open() && self.handshakes > 0 {
             self.handshakes -= 1;
         }
         if conn.paused && !self.paused.contains(&id) {
@@ -250,51 +260,40 @@ impl Streams {
             timers.at(conn.deadline_us, Due::Stream(id));
         }
         conn.watch(self.index, forwarder);
-        self.conns.insert(id, conn);
     }
 
     /// Write what waits for a stream.
     pub fn flush(&mut self, id: u64, forwarder: &mut Forwarder, timers: &mut Timers) {
-        let Some(mut conn) = self.conns.remove(&id) else {
-            return;
-        };
-        let was_open = conn.is_open();
-        let outcome = conn.flush(forwarder, &mut self.write_buffer);
-        self.put_back(id, conn, was_open, outcome, forwarder, timers);
+        self.attend(id, forwarder, timers, |conn, forwarder, buffers| {
+            conn.flush(forwarder, &mut buffers.write)
+        });
     }
 
     /// There is room for control messages again.
     pub fn resume_paused(&mut self, forwarder: &mut Forwarder, timers: &mut Timers) {
         for id in std::mem::take(&mut self.paused) {
-            let Some(mut conn) = self.conns.remove(&id) else {
-                continue;
-            };
-            conn.paused = false;
-            let outcome = conn.resume(forwarder);
-            self.put_back(id, conn, true, outcome, forwarder, timers);
+            self.attend(id, forwarder, timers, |conn, forwarder, _| {
+                conn.paused = false;
+                conn.resume(forwarder)
+            });
         }
     }
 
     /// Close a stream in good order.
     pub fn close(&mut self, id: u64, reason: &'static str, forwarder: &mut Forwarder, timers: &mut Timers) {
-        let Some(mut conn) = self.conns.remove(&id) else {
-            return;
-        };
-        let was_open = conn.is_open();
-        if !was_open {
-            self.handshakes = self.handshakes.saturating_sub(1);
-            conn.end(&End::new(reason, ""), forwarder);
-            return;
-        }
-        if !matches!(conn.phase, Phase::Closing) {
-            conn.phase = Phase::Closing;
-            conn.close_reason = reason;
-            conn.deadline_us = 0;
-            // Nothing new may be queued by way of the session, and nobody else may think it lives.
-            forget(&conn.tunnel, &forwarder.engine);
-        }
-        let outcome = conn.flush(forwarder, &mut self.write_buffer);
-        self.put_back(id, conn, was_open, outcome, forwarder, timers);
+        self.attend(id, forwarder, timers, |conn, forwarder, buffers| {
+            if !conn.is_open() {
+                return Err(End::new(reason, ""));
+            }
+            if !matches!(conn.phase, Phase::Closing) {
+                conn.phase = Phase::Closing;
+                conn.close_reason = reason;
+                conn.deadline_us = 0;
+                // Nothing new may be queued by way of the session, and nobody else may think it lives.
+                forget(&conn.tunnel, &forwarder.engine);
+            }
+            conn.flush(forwarder, &mut buffers.write)
+        });
     }
 
     /// The deadline of a handshake or of a goodbye.
@@ -333,7 +332,7 @@ impl Streams {
     pub fn close_all(&mut self, forwarder: &mut Forwarder) {
         for (_, mut conn) in self.conns.drain() {
             conn.phase = Phase::Closing;
-            let _ = conn.flush(forwarder, &mut self.write_buffer);
+            let _ = conn.flush(forwarder, &mut self.buffers.write);
             conn.end(&End::new("local-close", ""), forwarder);
         }
     }

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::wheel::Wheel;
 use crate::boundary::Event;
 use crate::coding::sender::FLUSH_US;
 use crate::counters::Counter;
@@ -14,7 +15,7 @@ use crate::egress::Class;
 use crate::forward::Forwarder;
 use crate::frame::{PATH_ALERT, PATH_PULSE, PROBE_SEQUENCE_BIT, keepalive_request, short_message};
 use crate::tables::Session;
-use crate::tables::doubt::Finding;
+use crate::tables::doubt::{Finding, WATCH_US};
 use crate::tunnel::Tunnel;
 
 /// What is due.
@@ -35,8 +36,6 @@ pub enum Due {
         peer: SocketAddr,
     },
     Keepalive(Arc<Tunnel>),
-    /// Look whether a datagram tunnel with media on it is still heard.
-    Watch(Arc<Tunnel>),
     Idle(Arc<Tunnel>),
 }
 
@@ -71,6 +70,9 @@ impl Ord for Entry {
 pub struct Timers {
     heap: BinaryHeap<Reverse<Entry>>,
     order: u64,
+    /// Datagram tunnels with media on them: whether they are still heard.
+    watches: Wheel<Tunnel>,
+    watched: Vec<Arc<Tunnel>>,
 }
 
 impl Timers {
@@ -82,7 +84,8 @@ impl Timers {
 
     /// When the next thing is due.
     pub fn next(&self) -> Option<u64> {
-        self.heap.peek().map(|Reverse(entry)| entry.at_us)
+        let first = self.heap.peek().map(|Reverse(entry)| entry.at_us);
+        [first, self.watches.next()].into_iter().flatten().min()
     }
 
     /// The next thing that is due by now.
@@ -143,16 +146,32 @@ impl Timers {
         self.schedule_keepalive(tunnel, now + interval * 1_000);
     }
 
+    /// Media has begun on a datagram tunnel: look after it.
+    pub fn begin_watch(&mut self, tunnel: Arc<Tunnel>, now_us: u64) {
+        self.watches.at(now_us + WATCH_US, tunnel);
+    }
+
+    /// Look at the tunnels that are to be looked at by now.
+    pub fn run_watches(&mut self, forwarder: &mut Forwarder) {
+        let mut tunnels = std::mem::take(&mut self.watched);
+        while self.watches.take(forwarder.now_us, &mut tunnels) {
+            for tunnel in tunnels.drain(..) {
+                self.watch(tunnel, forwarder);
+            }
+        }
+        self.watched = tunnels;
+    }
+
     /// Look at a datagram tunnel that carries media; tell the peer when it has fallen silent.
-    pub fn watch(&mut self, tunnel: &Arc<Tunnel>, forwarder: &mut Forwarder) {
+    fn watch(&mut self, tunnel: Arc<Tunnel>, forwarder: &mut Forwarder) {
         let Some(link) = tunnel.datagram() else { return };
-        let session = tunnel.session().clone();
+        let session = tunnel.session();
         let now = forwarder.now_us;
         let mut times = link.times(tunnel.last_rx_us.load(Ordering::Relaxed));
         let finding = session.as_ref().map_or(Finding::Unused, |s| s.doubt.look(now, &times));
         let mut longest = u64::MAX;
         if let Some(session) = session.as_ref().filter(|s| s.coding.scheme().is_some()) {
-            forwarder.flush_recovery(session, tunnel);
+            forwarder.flush_recovery(session, &tunnel);
             longest = FLUSH_US;
         }
         match finding {
@@ -161,19 +180,20 @@ impl Timers {
                 return;
             }
             Finding::Silent { alert: true } => {
-                if let Some(session) = session {
-                    alert_peer(&session, forwarder);
+                if let Some(session) = session.as_ref() {
+                    alert_peer(session, forwarder);
                 }
             }
             Finding::Silent { alert: false } | Finding::Well => {}
         }
         if times.pulse_due(now) {
             let message = short_message(PATH_PULSE, tunnel.tsid(), PROBE_SEQUENCE_BIT);
-            let sent = forwarder.send_frame(tunnel, &message);
+            let sent = forwarder.send_frame(&tunnel, &message);
             forwarder.counters.add(sent.err().unwrap_or(Counter::PathPulseSent));
             times.sent_us = now;
         }
-        self.at(times.next_look_us(now).min(now.saturating_add(longest)), Due::Watch(Arc::clone(tunnel)));
+        drop(session);
+        self.watches.at(times.next_look_us(now).min(now.saturating_add(longest)), tunnel);
     }
 
     /// Report a tunnel that has been silent for its time, or look again when it may have been.
