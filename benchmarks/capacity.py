@@ -80,6 +80,16 @@ max-tunnels = 200000
 
 
 @dataclass(frozen=True, slots=True)
+class Phase:
+    """What the set-ups of one kind of a stage cost, each; the units are those of ``Row``."""
+
+    kib: float
+    us: float
+    control_us: float
+    rate: float
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """One stage.
 
@@ -87,6 +97,7 @@ class Row:
         tunnels: stream tunnels up.
         stream_kib, datagram_kib: server memory per tunnel of that kind since the stage began.
         stream_us, datagram_us: server CPU time per set-up.
+        stream_control_us, datagram_control_us: the control plane's part of it, which is one thread.
         stream_rate, datagram_rate: set-ups per second that the whole machine managed.
         answered: tunnels that answered, of those that were asked.
     """
@@ -98,6 +109,8 @@ class Row:
     datagram_us: float
     stream_rate: float
     datagram_rate: float
+    stream_control_us: float
+    datagram_control_us: float
     asked: int
     answered: int
     notes: str = ""
@@ -134,6 +147,11 @@ def memory_kib(pid: int) -> int:
     """Proportional set size of a process."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+
+
+def main_thread_cpu(pid: int) -> float:
+    """CPU seconds of a process's first thread (kernel: Documentation/scheduler/sched-stats.rst)."""
+    return int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[0]) / 1e9
 
 
 def prepare(folder: Path, workers: int) -> str:
@@ -190,16 +208,18 @@ class Growth:
         self._notes = []
         fresh = target - self._streams
         stream = self._phase(fresh, SETTLE, lambda: self._open(target))
-        datagram = self._phase(fresh, LINGER, self._pair) if datagrams else (0.0, 0.0, 0.0)
+        datagram = self._phase(fresh, LINGER, self._pair) if datagrams else Phase(0.0, 0.0, 0.0, 0.0)
         pings = [crowd.order("ping") for crowd in self._crowds]
         return Row(
             tunnels=target,
-            stream_kib=stream[0],
-            stream_us=stream[1],
-            stream_rate=stream[2],
-            datagram_kib=datagram[0],
-            datagram_us=datagram[1],
-            datagram_rate=datagram[2],
+            stream_kib=stream.kib,
+            stream_us=stream.us,
+            stream_rate=stream.rate,
+            datagram_kib=datagram.kib,
+            datagram_us=datagram.us,
+            datagram_rate=datagram.rate,
+            stream_control_us=stream.control_us,
+            datagram_control_us=datagram.control_us,
             asked=sum(answer["asked"] for answer in pings),
             answered=sum(answer["answered"] for answer in pings),
             notes="; ".join(self._notes),
@@ -212,13 +232,15 @@ class Growth:
                 crowd.order("end")
             stop(crowd.process)
 
-    def _phase(self, count: int, settle: float, work: Callable[[], None]) -> tuple[float, float, float]:
-        """KiB and CPU microseconds of the server per tunnel, and tunnels per second."""
+    def _phase(self, count: int, settle: float, work: Callable[[], None]) -> Phase:
         memory, cpu, began = memory_kib(self._pid), process_cpu(self._pid), time.monotonic()
+        control = main_thread_cpu(self._pid)
         work()
         seconds, used = time.monotonic() - began, process_cpu(self._pid) - cpu
+        control = main_thread_cpu(self._pid) - control
         time.sleep(settle)
-        return (memory_kib(self._pid) - memory) / count, 1e6 * used / count, count / seconds
+        kib = (memory_kib(self._pid) - memory) / count
+        return Phase(kib, 1e6 * used / count, 1e6 * control / count, count / seconds)
 
     def _open(self, target: int) -> None:
         while self._streams < target:

@@ -34,6 +34,7 @@ STAGES: Final = (250, 1_000, 3_000, 6_000, 12_000, 18_000)
 MOST_ROUNDS: Final = 2
 """Many points say what many rounds would."""
 
+BOTH: Final = ("datagram", "stream")
 AROUND_SECONDS: Final = 5.0
 """For estimates: what a relay case takes besides its load."""
 
@@ -75,13 +76,14 @@ def _relayed(
                 *("--total", str(TOTAL), option, str(value), *more),
             )
             out.add(metric, f"{value:,}", path, row["cpu_us"])
+            out.add(f"{metric} lost", f"{value:,}", path, row["lost_percent"])
 
 
 def _grown(_: Settings, out: Figures) -> None:
     """A server that grows: what the tunnels of each stage cost."""
     stages = ",".join(map(str, STAGES))
     for row in module_rows("benchmarks.capacity", "--json", "--tunnels", stages):
-        for series in ("stream", "datagram"):
+        for series in BOTH:
             out.add("memory", f"{row['tunnels']:,}", series, row[f"{series}_kib"])
             out.add("set-up", f"{row['tunnels']:,}", series, row[f"{series}_us"])
 
@@ -103,7 +105,6 @@ def _relay_seconds(cases: int) -> tuple[float, float]:
     return cases * (AROUND_SECONDS + 1), cases
 
 
-BOTH: Final = ("datagram", "stream")
 CURVES: Final[dict[str, Curve]] = {
     "rate": Curve((80, 42), _rates),
     "tunnels": Curve(
@@ -174,6 +175,10 @@ def show(figures: Figures) -> Shown:
     for metric, (title, axis, form) in PLOTS.items():
         if figures.rows(metric):
             shown.sections[title] = table(figures, metric, form, head=axis.name)
+            if figures.rows(f"{metric} lost"):
+                shown.sections[f"Lost, %, against {axis.name}"] = table(
+                    figures, f"{metric} lost", ".2f", head=axis.name
+                )
             shown.plots[f"curve-{metric}"] = plot.lines(figures, metric, title, axis)
     return shown
 

@@ -31,6 +31,7 @@ def _run_set_up(settings: Settings, out: Figures) -> None:
             for kind, series in KINDS.items():
                 out.add("us", name, series, row[f"{kind}_us"])
                 out.add("kib", name, series, row[f"{kind}_kib"])
+                out.add("control_us", name, series, row[f"{kind}_control_us"])
                 out.add("per second", name, series, row[f"{kind}_rate"])
             out.add("answered", name, "asked", row["asked"])
             out.add("answered", name, "answered", row["answered"])
@@ -54,6 +55,9 @@ def _show_set_up(figures: Figures) -> Shown:
     verdicts.append(verdict(target, Spread.of(silent) if silent else None, 0, ".0f"))
     sections = {
         "Server CPU, microseconds per set-up": table(figures, "us", ".0f", head="tunnels of a kind"),
+        "Of it the control plane's, one thread": table(
+            figures, "control_us", ".0f", head="tunnels of a kind"
+        ),
         "Server memory, KiB per idle tunnel": table(figures, "kib", head="tunnels of a kind"),
         "Set-ups per second, clients on the same two cores": table(
             figures, "per second", ",.0f", head="tunnels of a kind"

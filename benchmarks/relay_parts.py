@@ -33,7 +33,10 @@ SHAPES: Final = {
     "tun": "to the core side by a TUN device",
 }
 
-CASES: Final = 4
+TO_CORE: Final = ("--shape", "tun", "--clients", "1000")
+"""One-call clients whose calls go to a gateway on the core side, through a TUN device."""
+
+CASES: Final = 5
 AROUND_SECONDS: Final = 4.0
 """For estimates: a case's server, its crowd and the load that is thrown away."""
 
@@ -46,17 +49,22 @@ def case_name(case: dict[str, Any]) -> str:
         return f"one tunnel with {case['clients'] - 1:,} calls {SHAPES[shape]}, {rate}"
     if calls > 1:
         return f"one tunnel with {calls:,} calls {SHAPES[shape]}, {rate}"
-    return f"{case['clients']:,} clients, {case['path']}, {rate}"
+    where = "" if shape == "pairs" else f", {SHAPES[shape]}"
+    return f"{case['clients']:,} clients, {case['path']}{where}, {rate}"
 
 
-def run(words: tuple[str, ...], settings: Settings, out: Figures) -> None:
-    """All cases, round by round."""
+def run(runs: tuple[tuple[str, ...], ...], settings: Settings, out: Figures) -> None:
+    """All cases, round by round; each of ``runs`` has arguments of ``benchmarks.relay``."""
     for number in settings.numbers():
         settings.say_round(number, "relayed packets")
-        for row in module_rows("benchmarks.relay", "--json", "--seconds", f"{settings.seconds:g}", *words):
-            if number:
-                for metric in METRICS:
-                    out.add(metric, case_name(row["case"]), SERIES, row[metric])
+        for words in runs:
+            _one_run(words, settings, out if number else Figures())
+
+
+def _one_run(words: tuple[str, ...], settings: Settings, out: Figures) -> None:
+    for row in module_rows("benchmarks.relay", "--json", "--seconds", f"{settings.seconds:g}", *words):
+        for metric in METRICS:
+            out.add(metric, case_name(row["case"]), SERIES, row[metric])
 
 
 def estimate(settings: Settings) -> float:
@@ -101,5 +109,5 @@ def show_trunk(figures: Figures) -> Shown:
     return Shown(verdicts or ["not measured: trunk"], _sections(figures))
 
 
-RELAY: Final = Part("relay", "Tunnel to tunnel", estimate, partial(run, ()), show_relay)
-TRUNK: Final = Part("trunk", "Many calls in one tunnel", estimate, partial(run, ("--trunk",)), show_trunk)
+RELAY: Final = Part("relay", "Tunnel to tunnel", estimate, partial(run, ((), TO_CORE)), show_relay)
+TRUNK: Final = Part("trunk", "Many calls in one tunnel", estimate, partial(run, (("--trunk",),)), show_trunk)
