@@ -29,11 +29,11 @@ def recorded() -> Iterator[Taken]:
     taken: Taken = set()
     original = Machine.step
 
-    def step(self: Machine[Any, Any], given: Any, now: float, cause: Any = None) -> bool:
+    def step(self: Machine[Any, Any], owner: object, given: Any, now: float, cause: Any = None) -> bool:
         state = self.state
         if not self._table[state, given].ignored:
             taken.add((names[id(self._table)], state.value, given.value))
-        return original(self, given, now, cause)
+        return original(self, owner, given, now, cause)
 
     Machine.step = step  # type: ignore[method-assign]
     try:

@@ -59,6 +59,7 @@ class Facts:
         reload_error: why the last reload changed nothing, or "".
         waiting: changes that wait for a restart.
         data_log_dropped: lines the data log has left out.
+        collector_pause: seconds the control plane stood still in its last full collection.
         descriptors: files the server may have open, each stream tunnel being one.
     """
 
@@ -72,6 +73,7 @@ class Facts:
     reload_error: str = ""
     waiting: Sequence[str] = ()
     data_log_dropped: int = 0
+    collector_pause: float = 0.0
     descriptors: int = 0
 
 

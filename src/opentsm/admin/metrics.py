@@ -56,6 +56,11 @@ def _process(facts: Facts) -> Iterator[Metric]:
         "Files the server may have open, each stream tunnel one.",
         facts.descriptors,
     )
+    yield GaugeMetricFamily(
+        "opentsm_collector_pause_seconds",
+        "The control plane stood still so long in its last full garbage collection.",
+        facts.collector_pause,
+    )
     ok = 0 if facts.reload_error else 1
     yield GaugeMetricFamily("opentsm_last_reload_ok", "1 unless the last reload changed nothing.", ok)
     expiry = GaugeMetricFamily(

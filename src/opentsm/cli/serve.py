@@ -58,7 +58,7 @@ def serve(
         typer.echo(f"{file}: good. {_summary(settings)}")
         return
     logs.configure(log_level or settings.server.log_level, settings.server.log_format)
-    run(Server(settings, configuration=file).run())
+    run(Server(settings, configuration=file).run(own_process=True))
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:

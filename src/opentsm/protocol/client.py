@@ -149,7 +149,7 @@ class ClientSession:
         self._settings = settings
         self._fraction = fraction
         self._core = Core()
-        self._machine = Machine[Client, ClientInput](CLIENT, Client.CONNECTING, self)
+        self._machine: Machine[Client, ClientInput] = Machine(CLIENT, Client.CONNECTING)
         self._requests = StreamRequests(self._core)
         self._ddt = ClientDatagram(self._core, self._requests)
         self.coding = ClientCoding(self._core, self._requests)
@@ -210,11 +210,11 @@ class ClientSession:
             binding: its 32-byte resume binding; zeros on plain TCP.
         """
         self._binding = binding
-        self._machine.step(ClientInput.STREAM_READY, now)
+        self._machine.step(self, ClientInput.STREAM_READY, now)
 
     def connect_failed(self, reason: str, now: float) -> None:
         """No stream could be connected. Ends a session that never had one; else another Reconnect follows."""
-        self._machine.step(ClientInput.CONNECT_FAILED, now, Terminated(reason))
+        self._machine.step(self, ClientInput.CONNECT_FAILED, now, Terminated(reason))
 
     def receive(self, path: Path, message: m.Message, now: float) -> None:
         """A decoded control message from the session's tunnel of this path."""
@@ -244,14 +244,14 @@ class ClientSession:
         if path is Path.DATAGRAM:
             self._ddt.lost(reason, now)
         else:
-            self._machine.step(ClientInput.STREAM_LOST, now, Terminated(reason))
+            self._machine.step(self, ClientInput.STREAM_LOST, now, Terminated(reason))
 
     def path_silent(self, path: Path, now: float) -> None:
         """Probes on this tunnel are not answered. A silent stream is given up: TCP would try for minutes."""
         if path is Path.DATAGRAM:
             self._ddt.silent(now)
         else:
-            self._machine.step(ClientInput.NO_ANSWER, now, Terminated("path-silent"))
+            self._machine.step(self, ClientInput.NO_ANSWER, now, Terminated("path-silent"))
 
     def path_alive(self, path: Path, now: float) -> None:
         """A tunnel reported silent has been heard again."""
@@ -269,7 +269,7 @@ class ClientSession:
         if self.state in _LIVE:
             self._moving = True
             self._attempts = 0
-        self._machine.step(given, now, Terminated("network-changed"))
+        self._machine.step(self, given, now, Terminated("network-changed"))
 
     def tick(self, now: float) -> None:
         """Time has come to ``now``; runs every timer that is due."""
@@ -279,7 +279,7 @@ class ClientSession:
             elif owns_timer(timer):
                 self.streams.timer(timer, now)
             else:
-                self._machine.step(ClientInput.NO_ANSWER, now, Terminated("no-answer"))
+                self._machine.step(self, ClientInput.NO_ANSWER, now, Terminated("no-answer"))
 
     # -- inputs: the application ------------------------------------------------------------------------
 
@@ -345,7 +345,7 @@ class ClientSession:
 
     def close(self, now: float) -> None:
         """Release the tunnel and end the session; SessionClosed follows within RELEASE_TIMEOUT."""
-        self._machine.step(ClientInput.CLOSE, now, Terminated("local-close"))
+        self._machine.step(self, ClientInput.CLOSE, now, Terminated("local-close"))
 
     # -- messages: handlers named in _RULES -----------------------------------------------------------------
 
@@ -360,12 +360,12 @@ class ClientSession:
         if not isinstance(asked, AskedConfiguration):
             self.counts["unexpected-response"] += 1
         elif message.code == Code.SUCCESS and message.tsid != UNASSIGNED_TSID and _lease(message).addresses:
-            self._machine.step(ClientInput.GRANTED, now, (asked, message))
+            self._machine.step(self, ClientInput.GRANTED, now, (asked, message))
         elif message.code == Code.SUCCESS:
-            self._machine.step(ClientInput.REFUSED, now, Terminated("incomplete-configuration"))
+            self._machine.step(self, ClientInput.REFUSED, now, Terminated("incomplete-configuration"))
         else:
             given = _refusal_input(message.code)
-            self._machine.step(given, now, _refusal(message.code, message.text, message.retry_after_ms))
+            self._machine.step(self, given, now, _refusal(message.code, message.text, message.retry_after_ms))
 
     def _on_ddt_configured(self, path: Path, message: m.ConfigurationResponse, now: float) -> None:
         self._ddt.configured(message, now)
@@ -413,9 +413,9 @@ class ClientSession:
                 self._ddt.released_by_server("released-by-server", now)
         elif message.code == Code.SHUTTING_DOWN:
             self._ddt.released_by_server(cause.reason, now)
-            self._machine.step(ClientInput.SERVER_STOPPING, now, cause)
+            self._machine.step(self, ClientInput.SERVER_STOPPING, now, cause)
         else:
-            self._machine.step(ClientInput.SERVER_RELEASED, now, cause)
+            self._machine.step(self, ClientInput.SERVER_RELEASED, now, cause)
 
     def _on_ddt_release_asked(self, path: Path, message: m.ReleaseRequest, now: float) -> None:
         answer = m.ReleaseResponse(tsid=message.tsid, sequence=message.sequence, code=Code.SUCCESS)
@@ -429,7 +429,7 @@ class ClientSession:
         elif asked.tunnel_id is not None:
             self._ddt.release_answered(asked.tunnel_id, now)
         else:
-            self._machine.step(ClientInput.RELEASE_ANSWERED, now, Terminated("local-close"))
+            self._machine.step(self, ClientInput.RELEASE_ANSWERED, now, Terminated("local-close"))
 
     def _on_keepalive_asked(self, path: Path, message: m.KeepaliveRequest, now: float) -> None:
         answer = m.KeepaliveResponse(
@@ -455,11 +455,11 @@ class ClientSession:
         elif isinstance(asked, AskedNagle):
             self._nagle_answered(asked, Code.UNKNOWN_TYPE)
         elif isinstance(asked, AskedConfiguration):
-            self._machine.step(ClientInput.REFUSED, now, _refusal(message.code, message.text, None))
+            self._machine.step(self, ClientInput.REFUSED, now, _refusal(message.code, message.text, None))
         elif isinstance(asked, AskedRelease) and asked.tunnel_id is not None:
             self._ddt.release_answered(asked.tunnel_id, now)
         elif asked is not None:
-            self._machine.step(ClientInput.RELEASE_ANSWERED, now, Terminated("local-close"))
+            self._machine.step(self, ClientInput.RELEASE_ANSWERED, now, Terminated("local-close"))
         else:
             self.counts["unexpected-response"] += 1
 
@@ -615,7 +615,7 @@ class ClientSession:
         that the clients of a server that went down do not come back as one."""
         self._requests.down()
         if not self._settings.reconnect:
-            self._machine.step(ClientInput.CLOSE, now, cause)
+            self._machine.step(self, ClientInput.CLOSE, now, cause)
             return
         if self._away_since is None:
             self._away_since = now

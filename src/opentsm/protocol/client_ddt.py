@@ -110,7 +110,7 @@ class ClientDatagram:
         self.flows = FlowBook()
         self._core = core
         self._requests = requests
-        self._machine = Machine[ClientDdt, ClientDdtInput](CLIENT_DDT, ClientDdt.ABSENT, self)
+        self._machine: Machine[ClientDdt, ClientDdtInput] = Machine(CLIENT_DDT, ClientDdt.ABSENT)
         self._available: bool | None = None
         self._gone: Tsid | None = None
         self._dead: Tsid | None = None
@@ -202,14 +202,14 @@ class ClientDatagram:
 
     def moved(self, now: float) -> None:
         """We are in another network, and the stream is there already: the DDT follows without waiting."""
-        self._machine.step(ClientDdtInput.MOVED, now, "network-changed")
+        self._machine.step(self, ClientDdtInput.MOVED, now, "network-changed")
 
     def stream_up(self, now: float) -> None:
         self.settle(now)
 
     def reset(self, reason: str, now: float) -> None:
         """The server knows nothing of this session any more, or the session ends."""
-        self._machine.step(ClientDdtInput.RESET, now, reason)
+        self._machine.step(self, ClientDdtInput.RESET, now, reason)
         self.flows.server_forgot()
         self._steer()
 
@@ -247,7 +247,7 @@ class ClientDatagram:
 
     def _do_retransmit(self, now: float, cause: object) -> None:
         if self._attempts >= REQUEST_ATTEMPTS:
-            self._machine.step(ClientDdtInput.NO_ANSWER, now, "no-answer")
+            self._machine.step(self, ClientDdtInput.NO_ANSWER, now, "no-answer")
             return
         self._rto = min(2 * self._rto, REQUEST_RTO_MAX)
         self._transmit(now)
@@ -314,7 +314,7 @@ class ClientDatagram:
         if falls > 1:
             self._arm(now + min(DDT_PROVING_MIN * 2 ** (falls - 2), DDT_PROVING_MAX))
         else:
-            self._machine.step(ClientDdtInput.TIMER, now)
+            self._machine.step(self, ClientDdtInput.TIMER, now)
 
     def _do_drop(self, now: float, reason: str) -> None:
         """Give it up; the server is told over the stream, now or when there is one again."""
@@ -337,9 +337,9 @@ class ClientDatagram:
     def settle(self, now: float) -> None:
         """Bring everything nearer to the wishes: the DDT's state, what the server knows, the rows."""
         if self.flows.wanting and (self._requests.up or self.state is ClientDdt.LINGERING):
-            self._machine.step(ClientDdtInput.WANTED, now)
+            self._machine.step(self, ClientDdtInput.WANTED, now)
         elif self.flows.idle:
-            self._machine.step(ClientDdtInput.UNWANTED, now)
+            self._machine.step(self, ClientDdtInput.UNWANTED, now)
         self._tell(now)
         self._steer()
 
@@ -373,16 +373,16 @@ class ClientDatagram:
         self._why = "switched"
 
     def _feed(self, given: ClientDdtInput, now: float, cause: object = None) -> None:
-        self._machine.step(given, now, cause)
+        self._machine.step(self, given, now, cause)
         self.settle(now)
 
     def _reserved(self, tunnel_id: Tsid | None, now: float) -> None:
         if not self.flows.wanting and self.state is ClientDdt.REQUESTED:
             return  # the wish is gone; should it come back before the server knows, _tell asks anew
         if tunnel_id is not None and tunnel_id not in (self.tsid, self._dead):
-            self._machine.step(ClientDdtInput.RESERVED, now, tunnel_id)
+            self._machine.step(self, ClientDdtInput.RESERVED, now, tunnel_id)
         elif self.state is ClientDdt.REQUESTED and not self.flows.waiting_for_answers:
-            self._machine.step(ClientDdtInput.REFUSED, now, "no-tunnel-named")
+            self._machine.step(self, ClientDdtInput.REFUSED, now, "no-tunnel-named")
 
     def _service_refused(self, batch: Batch, code: Code | int, now: float) -> None:
         self._why = code_label(code)
@@ -391,10 +391,10 @@ class ClientDatagram:
         elif code in _NOT_KNOWN and self.state is ClientDdt.REQUESTED:
             self.flows.answered(batch, done=False)
             self._announce(False)
-            self._machine.step(ClientDdtInput.SERVICE_UNAVAILABLE, now, code_label(code))
+            self._machine.step(self, ClientDdtInput.SERVICE_UNAVAILABLE, now, code_label(code))
         elif code in _TRY_LATER and self.state is ClientDdt.REQUESTED:
             self.flows.answered(batch, done=False)
-            self._machine.step(ClientDdtInput.REFUSED, now, code_label(code))
+            self._machine.step(self, ClientDdtInput.REFUSED, now, code_label(code))
         elif self.state in _USABLE:
             self.flows.refused(batch)
         else:

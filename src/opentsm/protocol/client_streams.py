@@ -231,7 +231,7 @@ class _Further:
         self._streams = streams
         self._core = streams.core
         self._index = index
-        self._machine = Machine[ClientStream, ClientStreamInput](CLIENT_STREAM, ClientStream.ABSENT, self)
+        self._machine: Machine[ClientStream, ClientStreamInput] = Machine(CLIENT_STREAM, ClientStream.ABSENT)
         self._secret = b""
         self._sequence: int | None = None
         self._failures = 0
@@ -242,7 +242,7 @@ class _Further:
         return self._machine.state
 
     def feed(self, given: ClientStreamInput, now: float, cause: object = None) -> bool:
-        return self._machine.step(given, now, cause)
+        return self._machine.step(self, given, now, cause)
 
     def receive(self, message: m.Message, now: float) -> None:
         if isinstance(message, m.ConfigurationResponse):

@@ -23,11 +23,25 @@ _SEQUENCES: Final = 1 << 32
 class Core:
     """Outputs of one session, shared by its machines."""
 
+    __slots__ = ("_actions", "_counts", "_sequence", "_timers")
+
     def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
+        self._counts: Counter[str] | None = None
         self._actions: list[Action] = []
         self._timers: dict[str, float] = {}
         self._sequence = 0
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Named drops; made with the first of them, as most sessions have none."""
+        if self._counts is None:
+            self._counts = Counter()
+        return self._counts
+
+    @property
+    def counted(self) -> bool:
+        """Whether anything may have been counted."""
+        return self._counts is not None
 
     def emit(self, action: Action) -> None:
         self._actions.append(action)
@@ -75,21 +89,27 @@ class Core:
 
 
 class Machine(Generic[S, I]):
-    """A state and the table that moves it. ``owner`` has the handlers, as methods ``_do_<handler>``."""
+    """A state and the table that moves it.
 
-    def __init__(self, table: Table, start: S, owner: object) -> None:
+    It does not hold its owner, who holds it: a session without reference cycles is freed when it ends, and
+    needs no collector.
+    """
+
+    __slots__ = ("_state", "_table")
+
+    def __init__(self, table: Table, start: S) -> None:
         self._table = table
-        self._owner = owner
         self._state = start
 
     @property
     def state(self) -> S:
         return self._state
 
-    def step(self, given: I, now: float, cause: Any = None) -> bool:
+    def step(self, owner: object, given: I, now: float, cause: Any = None) -> bool:
         """Feed one input; False if the table ignores it in this state.
 
         Args:
+            owner: has the handlers, as methods ``_do_<handler>``.
             cause: what the handler needs to know (a message, a reason), passed on unread.
         """
         row = self._table[self._state, given]
@@ -97,7 +117,7 @@ class Machine(Generic[S, I]):
             return False
         self._state = row.next  # type: ignore[assignment]  # a table holds the states of one enum
         if row.handler:
-            getattr(self._owner, "_do_" + row.handler)(now, cause)
+            getattr(owner, "_do_" + row.handler)(now, cause)
         return True
 
 
@@ -120,6 +140,8 @@ Rules = Mapping[tuple[type[Message], Path], Rule]
 
 class Outstanding(Generic[K]):
     """Our unanswered requests on one stream, oldest first (a stream keeps order)."""
+
+    __slots__ = ("_limit", "_requests")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit

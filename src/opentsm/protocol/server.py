@@ -184,18 +184,40 @@ class ServerSession:
         entropy: where TSIDs and secrets come from.
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_core",
+        "_ddt",
+        "_ending",
+        "_entropy",
+        "_good",
+        "_granted",
+        "_has_certificate",
+        "_identity",
+        "_lease",
+        "_machine",
+        "_newest",
+        "_observed",
+        "_outstanding",
+        "_request",
+        "_resume_refusals",
+        "_settings",
+        "_tsid",
+        "binding",
+        "coding",
+        "streams",
+    )
+
     def __init__(self, settings: ServerSettings, *, entropy: Entropy) -> None:
         self.binding = bytes(32)
         """Resume binding of the stream this half was made for: what ``verify_resume`` of another wants."""
         self._settings = settings
         self._entropy = entropy
         self._core = Core()
-        self._machine = Machine[Server, ServerInput](SERVER, Server.WAITING, self)
-        self._ddt = ServerDatagram(self._core, new_tsid=entropy.tsid, warn=self._warn_pair_missing)
+        self._machine: Machine[Server, ServerInput] = Machine(SERVER, Server.WAITING)
+        self._ddt = ServerDatagram(self._core, new_tsid=entropy.tsid)
         self.coding = ServerCoding(self._core)
-        self.streams = ServerStreams(
-            self._core, new_tsid=entropy.tsid, new_secret=lambda tsid: entropy.secret(tsid, 0)
-        )
+        self.streams = ServerStreams(self._core, new_tsid=entropy.tsid, new_secret=entropy.secret)
         self._outstanding: Outstanding[str] = Outstanding(SERVER_REQUESTS)
         self._request: m.ConfigurationRequest | None = None
         self._tsid: Tsid | None = None
@@ -222,7 +244,7 @@ class ServerSession:
         session._tsid, session._identity, session._lease = kept.tsid, kept.identity, kept.lease
         session._newest = kept.generation
         session._good = (kept.proved, *range(kept.generation, kept.generation + UNWRITTEN + 1))
-        session._machine = Machine[Server, ServerInput](SERVER, Server.PERSISTENT, session)
+        session._machine = Machine(SERVER, Server.PERSISTENT)
         session._core.emit(OpenSession(kept.lease.addresses))
         session._arm(now + settings.persistence)
         return session
@@ -241,6 +263,11 @@ class ServerSession:
         """Named drops: ``wrong-tsid``, ``not-allowed-now``, ``unexpected-message``, ``unexpected-response``,
         ``unknown-type``, ``resume-refused``."""
         return self._core.counts
+
+    @property
+    def counted(self) -> bool:
+        """Whether there may be any; reading ``counts`` makes them."""
+        return self._core.counted
 
     def actions(self) -> list[Action]:
         """What there is to do since the last call, in order."""
@@ -322,14 +349,14 @@ class ServerSession:
         if path is Path.DATAGRAM:
             self._ddt.lost(reason, now)
         else:
-            self._machine.step(ServerInput.STREAM_LOST, now, Terminated(reason))
+            self._machine.step(self, ServerInput.STREAM_LOST, now, Terminated(reason))
 
     def path_silent(self, path: Path, now: float) -> None:
         """Probes on this tunnel are not answered; a silent stream is as good as idle."""
         if path is Path.DATAGRAM:
             self._ddt.silent(now)
         else:
-            self._machine.step(ServerInput.STREAM_IDLE, now, Terminated("path-silent"))
+            self._machine.step(self, ServerInput.STREAM_IDLE, now, Terminated("path-silent"))
 
     def path_alive(self, path: Path, now: float) -> None:
         """A tunnel reported silent has been heard again."""
@@ -341,23 +368,23 @@ class ServerSession:
         if path is Path.DATAGRAM:
             self._ddt.lost("idle", now)
         else:
-            self._machine.step(ServerInput.STREAM_IDLE, now, Terminated("idle"))
+            self._machine.step(self, ServerInput.STREAM_IDLE, now, Terminated("idle"))
 
     def tick(self, now: float) -> None:
         """Time has come to ``now``; runs every timer that is due."""
         while (timer := self._core.pop_due(now)) is not None:
             if timer in DDT_TIMERS:
-                self._ddt.timer(timer, now)
+                self._ddt.timer(timer, now, self._warn_pair_missing)
             elif owns_timer(timer):
                 self.streams.timer(timer, now)
             else:
-                self._machine.step(ServerInput.TIMER, now, Terminated(_TIMER_REASONS[timer]))
+                self._machine.step(self, ServerInput.TIMER, now, Terminated(_TIMER_REASONS[timer]))
 
     # -- inputs: answers of the owner ---------------------------------------------------------------------
 
     def authenticated(self, identity: str, now: float) -> None:
         """Answer to Authenticate: the credentials are good and belong to ``identity``."""
-        self._machine.step(ServerInput.AUTHENTICATED, now, identity)
+        self._machine.step(self, ServerInput.AUTHENTICATED, now, identity)
 
     def authentication_failed(
         self, code: Code, now: float, *, text: str = "", retry_after: float | None = None
@@ -368,17 +395,17 @@ class ServerSession:
             text: for the client; must not help a guesser.
             retry_after: seconds the client shall wait.
         """
-        self._machine.step(ServerInput.AUTHENTICATION_FAILED, now, Refusal(code, text, retry_after))
+        self._machine.step(self, ServerInput.AUTHENTICATION_FAILED, now, Refusal(code, text, retry_after))
 
     def leased(self, lease: Lease, now: float) -> None:
         """Answer to Allocate. A lease that comes after the client has gone is given back at once."""
-        self._machine.step(ServerInput.LEASED, now, lease)
+        self._machine.step(self, ServerInput.LEASED, now, lease)
 
     def lease_refused(
         self, code: Code, now: float, *, text: str = "", retry_after: float | None = None
     ) -> None:
         """Answer to Allocate: NO_ADDRESS, TOO_MANY_TUNNELS, ..."""
-        self._machine.step(ServerInput.LEASE_REFUSED, now, Refusal(code, text, retry_after))
+        self._machine.step(self, ServerInput.LEASE_REFUSED, now, Refusal(code, text, retry_after))
 
     # -- inputs: resume ---------------------------------------------------------------------------------
 
@@ -404,7 +431,7 @@ class ServerSession:
         self._newest = max(proved, self._newest) + 1
         self._good = (proved, self._newest)
         self._granted = message.sequence
-        self._machine.step(ServerInput.RESUME, now, message)
+        self._machine.step(self, ServerInput.RESUME, now, message)
 
     def _proved_generation(self, message: m.Message, binding: bytes) -> int | None:
         """The generation whose secret the message's proof was made with, if it is one that is still good.
@@ -461,7 +488,7 @@ class ServerSession:
     def terminate(self, code: Code, now: float, *, text: str = "", retry_after: float | None = None) -> None:
         """Release the client's tunnel with this code, then close. SHUTTING_DOWN lets clients come back by
         themselves (after ``retry_after`` seconds at the earliest); any other code is final for them."""
-        self._machine.step(ServerInput.TERMINATE, now, Refusal(code, text, retry_after))
+        self._machine.step(self, ServerInput.TERMINATE, now, Refusal(code, text, retry_after))
 
     def send_quality(
         self,
@@ -508,9 +535,9 @@ class ServerSession:
 
     def _on_configuration_asked(self, path: Path, message: m.ConfigurationRequest, now: float) -> None:
         if message.tsid == UNASSIGNED_TSID:
-            self._machine.step(ServerInput.CONFIGURE, now, message)
+            self._machine.step(self, ServerInput.CONFIGURE, now, message)
         else:
-            self._machine.step(ServerInput.RESUME_ASKED, now, message)
+            self._machine.step(self, ServerInput.RESUME_ASKED, now, message)
 
     def _on_ddt_configuration_asked(self, path: Path, message: m.ConfigurationRequest, now: float) -> None:
         self._ddt.configuration_asked(now)
@@ -566,7 +593,7 @@ class ServerSession:
         )
         if message.tunnel_id is None:
             self._core.send(path, answer)
-            self._machine.step(ServerInput.CLIENT_RELEASED, now, Terminated("released-by-client"))
+            self._machine.step(self, ServerInput.CLIENT_RELEASED, now, Terminated("released-by-client"))
             return
         if message.tunnel_id == self._ddt.tsid:
             self._ddt.released(now)
@@ -584,7 +611,7 @@ class ServerSession:
         if self._outstanding.take(message.sequence) is None:
             self.counts["unexpected-response"] += 1
         else:
-            self._machine.step(ServerInput.RELEASE_ANSWERED, now, Terminated("released"))
+            self._machine.step(self, ServerInput.RELEASE_ANSWERED, now, Terminated("released"))
 
     def _on_answered(self, path: Path, message: m.Message, now: float) -> None:
         """The client has our warning; nothing follows from that."""
@@ -618,7 +645,7 @@ class ServerSession:
         self._resume_refusals += 1
         self._core.send(Path.STREAM, configuration_refused(message, Refusal(Code.RESUME_REFUSED)))
         if self._resume_refusals >= RESUME_REFUSALS:
-            self._machine.step(ServerInput.STREAM_IDLE, now, Terminated("resume-refused"))
+            self._machine.step(self, ServerInput.STREAM_IDLE, now, Terminated("resume-refused"))
 
     def _do_allocate(self, now: float, identity: str) -> None:
         assert self._request is not None

@@ -22,6 +22,8 @@ def is_coding(message: ServiceRequest) -> bool:
 class ServerCoding:
     """What one client has asked for and been granted."""
 
+    __slots__ = ("_core", "agreed", "coding")
+
     def __init__(self, core: Core) -> None:
         self.coding: Coding = AUTOMATIC
         self.agreed: frozenset[Service] = frozenset()

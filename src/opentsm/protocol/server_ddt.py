@@ -11,7 +11,6 @@ auto also only when our own judgement of what we send (``use_path``) says so. Th
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
@@ -58,20 +57,35 @@ class ServerDatagram:
 
     Args:
         new_tsid: makes the TSID of a reservation.
-        warn: sends the pair-missing warning; False if there is no stream to send it on.
     """
 
-    def __init__(self, core: Core, *, new_tsid: Callable[[], Tsid], warn: Callable[[float], bool]) -> None:
+    __slots__ = (
+        "_answers",
+        "_auto",
+        "_core",
+        "_enabled",
+        "_last_warning",
+        "_machine",
+        "_moved",
+        "_new_tsid",
+        "_rows",
+        "_steered",
+        "_up",
+        "_whole",
+        "tsid",
+    )
+
+    def __init__(self, core: Core, *, new_tsid: Callable[[], Tsid]) -> None:
         self.tsid: Tsid | None = None
         self._core = core
         self._new_tsid = new_tsid
-        self._warn = warn
-        self._machine = Machine[ServerDdt, ServerDdtInput](SERVER_DDT, ServerDdt.ABSENT, self)
+        self._machine: Machine[ServerDdt, ServerDdtInput] = Machine(SERVER_DDT, ServerDdt.ABSENT)
         self._rows: dict[Flow, PathMode | None] = {}
-        self._enabled: set[Flow] = set()
+        # Flows as keys: an empty set is three times an empty dict, and most sessions have none.
+        self._enabled: dict[Flow, None] = {}
         self._whole = False
         self._steered: dict[Flow, SteerMode] = {}
-        self._answers: OrderedDict[int, Message] = OrderedDict()
+        self._answers: dict[int, Message] = {}
         self._last_warning: float | None = None
         self._up = False
         self._auto = Path.STREAM
@@ -114,10 +128,10 @@ class ServerDatagram:
         self._whole = self._whole or not message.flows
         for flow in message.flows:
             self._rows[flow] = mode
-            self._enabled.add(flow)
+            self._enabled[flow] = None
             self._steer(flow)
         self._tell_moved("the client holds it" if mode is PathMode.STREAM else "the client asked for it")
-        self._machine.step(ServerDdtInput.ENABLE, now)
+        self._machine.step(self, ServerDdtInput.ENABLE, now)
         self._check_pair(now)
         return Code.SUCCESS
 
@@ -125,7 +139,7 @@ class ServerDatagram:
         if not message.flows:
             self._whole = False
         for flow in message.flows:
-            self._enabled.discard(flow)
+            self._enabled.pop(flow, None)
             if message.mode is None:
                 self._rows.pop(flow, None)
             elif flow in self._rows:
@@ -151,7 +165,7 @@ class ServerDatagram:
         if answer is None:
             answer = self._answers[request.sequence] = make()
             if len(self._answers) > REMEMBERED_RESPONSES:
-                self._answers.popitem(last=False)
+                del self._answers[next(iter(self._answers))]
         self._core.send(Path.DATAGRAM, answer)
 
     def configuration_asked(self, now: float) -> None:
@@ -177,13 +191,18 @@ class ServerDatagram:
         self._feed(ServerDdtInput.RESUMED, now, "stream-resumed")
 
     def reset(self, reason: str, now: float) -> None:
-        self._machine.step(ServerDdtInput.RESET, now, reason)
+        self._machine.step(self, ServerDdtInput.RESET, now, reason)
         self._core.disarm(PAIR_TIMER)
 
-    def timer(self, name: str, now: float) -> None:
+    def timer(self, name: str, now: float, warn: Callable[[float], bool]) -> None:
+        """A timer of ``DDT_TIMERS`` is due.
+
+        Args:
+            warn: sends the pair-missing warning; False if there is no stream to send it on.
+        """
         if name != PAIR_TIMER:
             self._feed(ServerDdtInput.TIMER, now, name)
-        elif self._warn(now):
+        elif warn(now):
             self._last_warning = now
             self._check_pair(now)
 
@@ -234,7 +253,7 @@ class ServerDatagram:
     # -- helpers ----------------------------------------------------------------------------------------
 
     def _feed(self, given: ServerDdtInput, now: float, cause: object = None) -> bool:
-        moved = self._machine.step(given, now, cause)
+        moved = self._machine.step(self, given, now, cause)
         self._check_pair(now)
         return moved
 

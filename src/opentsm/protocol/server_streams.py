@@ -47,11 +47,14 @@ class ServerStreams:
     """The further streams of a server session.
 
     Args:
-        new_tsid, new_secret: where a reservation's unguessable values come from.
+        new_tsid, new_secret: where a reservation's unguessable values come from; the second takes a TSID and
+            a generation.
     """
 
+    __slots__ = ("_core", "_new_secret", "_new_tsid", "_spread", "_streams", "redundancy")
+
     def __init__(
-        self, core: Core, *, new_tsid: Callable[[], Tsid], new_secret: Callable[[Tsid], bytes]
+        self, core: Core, *, new_tsid: Callable[[], Tsid], new_secret: Callable[[Tsid, int], bytes]
     ) -> None:
         self.redundancy = NO_REDUNDANCY
         self._core = core
@@ -93,7 +96,7 @@ class ServerStreams:
         if held >= message.redundancy.streams - 1:
             return Code.SUCCESS, None, None
         tsid = self._new_tsid()
-        secret = self._new_secret(tsid)
+        secret = self._new_secret(tsid, 0)
         stream = self._streams[tsid] = _Further(self, self._core, tsid, secret)
         stream.feed(ServerStreamInput.ENABLE, now)
         return Code.SUCCESS, tsid, secret
@@ -178,19 +181,21 @@ class ServerStreams:
 class _Further:
     """One further stream, or its reservation."""
 
+    __slots__ = ("_core", "_machine", "_secret", "_streams", "_tsid")
+
     def __init__(self, streams: ServerStreams, core: Core, tsid: Tsid, secret: bytes) -> None:
         self._streams = streams
         self._core = core
         self._tsid = tsid
         self._secret: bytes | None = secret
-        self._machine = Machine[ServerStream, ServerStreamInput](SERVER_STREAM, ServerStream.ABSENT, self)
+        self._machine: Machine[ServerStream, ServerStreamInput] = Machine(SERVER_STREAM, ServerStream.ABSENT)
 
     @property
     def state(self) -> ServerStream:
         return self._machine.state
 
     def feed(self, given: ServerStreamInput, now: float, cause: object = None) -> bool:
-        return self._machine.step(given, now, cause)
+        return self._machine.step(self, given, now, cause)
 
     def holds(self, proof: bytes, binding: bytes) -> bool:
         """Only a reservation can be joined, so a proof is good once."""

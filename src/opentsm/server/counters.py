@@ -30,6 +30,9 @@ class Count(enum.StrEnum):
     UNEXPECTED_EVENT = "unexpected_event"
     REFUSAL_NOT_LOGGED = "refusal_not_logged"
     NOT_RESTORED = "sessions_not_restored"
+    COLLECTIONS = "collections"
+    COLLECTIONS_FOUND = "collections_found"
+    COLLECTIONS_MS = "collections_ms"
 
 
 OF_SESSIONS: Final = {

@@ -18,7 +18,7 @@ from opentsm.engine.registry import Record, Registry
 from opentsm.errors import RemoteProtocolError
 from opentsm.protocol import actions as a
 from opentsm.protocol.resume import resume_secret
-from opentsm.protocol.server import Kept, peek_resume
+from opentsm.protocol.server import Entropy, Kept, peek_resume
 from opentsm.protocol.server_streams import peek_join
 from opentsm.protocol.states import Server as State
 from opentsm.server.auth import Identity
@@ -71,6 +71,7 @@ class Hub:
         joins: who has reserved which further stream.
         offers: what each interface gives a client that comes now.
         on_left: told of each client that had a tunnel and is gone for good.
+        entropy: where sessions' unguessable values come from.
         epoch: number of this process. resume_key: from which the resume secrets are made.
         keeping: what outlives this process.
     """
@@ -95,6 +96,7 @@ class Hub:
         self.on_left: Callable[[Record[Peer]], None] = lambda record: None
         self.epoch = secrets.randbits(64)
         self.resume_key = secrets.token_bytes(32)
+        self.entropy = Entropy(tsid=self.new_tsid, secret=self.resume_secret)
         self.keeping = Keeping(self)
         self._sources: Counter[str] = Counter()
         self._session_ids = 0
@@ -222,6 +224,12 @@ class Hub:
     def held_addresses(self) -> Iterable[IpAddress]:
         """Inner addresses of all living sessions, found as they are asked for."""
         return (address for peer in self.peers() for address in peer.addresses)
+
+    def moved(self) -> tuple[int, int]:
+        """Clients that have ever gone, and that have ever come, with and without a tunnel."""
+        numbers = self.registry.statistics()
+        strangers = self.counts[Count.NEVER_CONFIGURED]
+        return numbers.deletes + strangers, numbers.total + strangers
 
     # -- what peers ask for -----------------------------------------------------------------------------
 

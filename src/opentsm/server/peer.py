@@ -24,7 +24,7 @@ from opentsm.engine.pools import PoolExhausted
 from opentsm.errors import RemoteProtocolError
 from opentsm.limits import REPLACED_LINGER
 from opentsm.protocol import actions as a
-from opentsm.protocol.server import Entropy, Kept, ServerSession, peek_resume
+from opentsm.protocol.server import Kept, ServerSession, peek_resume
 from opentsm.protocol.server_streams import peek_join
 from opentsm.protocol.states import Server as State
 from opentsm.protocol.states import ServerDdt
@@ -98,18 +98,21 @@ class Peer:
     Attributes:
         gone: nothing of this client is left; calls have no effect.
         quality: the client's last view of what we send.
-        downlink: our judgement by it, and the last changes of path.
         since: when it was configured, on the loop's clock.
     """
 
     __slots__ = (
+        "__weakref__",
         "_arrived",
         "_asking",
         "_certificate",
         "_coding",
         "_counted",
+        "_downlink",
+        "_downstream",
         "_folded",
         "_former",
+        "_further",
         "_lease",
         "_malformed",
         "_opened",
@@ -119,9 +122,6 @@ class Peer:
         "_tokens_at",
         "datagram",
         "datagram_outer",
-        "downlink",
-        "downstream",
-        "further",
         "gone",
         "hub",
         "identity",
@@ -142,36 +142,34 @@ class Peer:
         self.transport = transport
         self.stream: int | None = None if ready is None else ready.tunnel
         self.datagram: int | None = None
-        self.further = FurtherStreams(self)
-        self.downstream = Downstream()
         self.datagram_outer: SocketAddress | None = None
         self.outer: SocketAddress = ("", 0) if ready is None else ready.peer
         self.tls_version = None if ready is None else ready.tls_version
         self.session_id: int | None = None
         self.identity: Identity | None = None
         self.quality: tuple[PathQuality, ...] = ()
-        self.downlink = Downlink()
         self.since = 0.0
         self.gone = False
         self._certificate = None if ready is None else ready.peer_certificate
         self._former: int | None = None
         self._lease: PoolLease | None = None
         self._opened = False
+        # Made when they are first needed: most clients only hold a tunnel.
+        self._further: FurtherStreams | None = None
+        self._downlink: Downlink | None = None
+        self._downstream: Downstream | None = None
         self._coding: PeerCoding | None = None
         self._arrived = False
         self._asking: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._malformed = 0
-        self._folded: Counter[str] = Counter()
+        self._folded: Counter[str] | None = None
         self._counted = 0
         self._tokens = float(MESSAGE_BURST)
         self._tokens_at = hub.now()
         if ready is not None:  # else it comes with ``take_up``
-            self.session = ServerSession(offer.session, entropy=self._entropy())
-
-    def _entropy(self) -> Entropy:
-        return Entropy(tsid=self.hub.new_tsid, secret=self.hub.resume_secret)
+            self.session = ServerSession(offer.session, entropy=hub.entropy)
 
     @classmethod
     def waiting(
@@ -196,7 +194,7 @@ class Peer:
         self.outer = outer
         kept = Kept(tsid, self.identity.name, self._protocol_lease(self._lease), *generations)
         now = self.hub.now()
-        self.session = ServerSession.restored(self.offer.session, kept, now, entropy=self._entropy())
+        self.session = ServerSession.restored(self.offer.session, kept, now, entropy=self.hub.entropy)
         try:
             self.settle()
             assert self.session_id is not None
@@ -204,6 +202,33 @@ class Peer:
         except BaseException:
             self._dissolve()
             raise
+
+    @property
+    def further(self) -> FurtherStreams:
+        """Its streams beside the main one."""
+        if self._further is None:
+            self._further = FurtherStreams(self)
+        return self._further
+
+    @property
+    def downlink(self) -> Downlink:
+        """Our judgement of what we send, and the last changes of path."""
+        if self._downlink is None:
+            self._downlink = Downlink()
+        return self._downlink
+
+    @property
+    def downstream(self) -> Downstream:
+        """The circuit breakers of what we send."""
+        if self._downstream is None:
+            self._downstream = Downstream()
+        return self._downstream
+
+    def _coded(self) -> PeerCoding:
+        assert self.session_id is not None
+        if self._coding is None:
+            self._coding = PeerCoding(self.hub.core, self.session_id)
+        return self._coding
 
     # -- entry points -----------------------------------------------------------------------------------
 
@@ -242,7 +267,7 @@ class Peer:
 
     def _on_further_event(self, event: TunnelEvent) -> None:
         """An event of a stream beside the main one."""
-        tsid = self.further.tsid_of(event.tunnel)
+        tsid = None if self._further is None else self._further.tsid_of(event.tunnel)
         if tsid is None:
             return
         now = self.hub.now()
@@ -328,7 +353,7 @@ class Peer:
                 return
         self.hub.log_message(self, path, "in", message)
         self.session.receive(path, message, now)
-        if self.session.counts.total() != self._counted:
+        if self.session.counted and self.session.counts.total() != self._counted:
             self._count()
 
     def _belongs_elsewhere(self, message: Message) -> bool:
@@ -354,7 +379,7 @@ class Peer:
 
     def _count(self) -> None:
         """Add to the server's counters what the session has counted since the last time."""
-        for name, count in (self.session.counts - self._folded).items():
+        for name, count in (self.session.counts - (self._folded or Counter())).items():
             self.hub.counts[OF_SESSIONS[name]] += count
         self._folded = self.session.counts.copy()
         self._counted = self._folded.total()
@@ -494,7 +519,6 @@ class Peer:
             downstream_rate=downstream,
         )
         self._opened = True
-        self._coding = PeerCoding(self.hub.core, self.session_id)
         self.hub.plane.watch_session(self.session_id, self.on_datagram)
 
     def _attach_stream(self, action: a.AttachStream) -> None:
@@ -554,8 +578,7 @@ class Peer:
             self.hub.registry.set_ddt(self.session_id, None)
 
     def _set_coding(self, action: a.SetCoding) -> None:
-        assert self._coding is not None
-        self._coding.set(action, self.hub.now())
+        self._coded().set(action, self.hub.now())
 
     def _set_spread(self, action: a.SetSpread) -> None:
         assert self.session_id is not None
@@ -565,7 +588,8 @@ class Peer:
         if self.stream is not None:
             with suppress(KeyError, OSError):  # just closed; the event is on its way
                 self.hub.core.set_nagle(self.stream, action.on)
-        self.further.set_nagle(action.on)
+        if self._further is not None:
+            self._further.set_nagle(action.on)
 
     def _steer(self, action: a.Steer) -> None:
         assert self.session_id is not None
@@ -621,7 +645,8 @@ class Peer:
             if tunnel is not None:
                 with suppress(KeyError):
                     found[path] = (tunnel, self.hub.core.tunnel_stats(tunnel))
-        for path, decision in self.downstream.heard(now, reports, found, self.further.stats()):
+        further = [] if self._further is None else self._further.stats()
+        for path, decision in self.downstream.heard(now, reports, found, further):
             with suppress(KeyError):
                 self.hub.core.set_breaker(
                     self.session_id or 0, path is Path.DATAGRAM, round(decision.every * 1000)
@@ -664,7 +689,9 @@ class Peer:
             self._timer.cancel()
         if self._asking is not None:
             self._asking.cancel()
-        self.further.close_all()
+        if self._further is not None:  # it holds us, and we hold it no more
+            self._further.close_all()
+            self._further = None
         if self._lease is not None:
             self.hub.leases.release(self._lease.addresses, self._owner, self.hub.now())
         if self._opened and self.session_id is not None:
@@ -687,7 +714,7 @@ class Peer:
 
     def describe_coding(self) -> dict[str, object]:
         """Redundancy, FEC and header compression, for the status."""
-        return {} if self._coding is None else self._coding.describe()
+        return self._coded().describe() if self._opened else {}
 
     @property
     def addresses(self) -> tuple[IpAddress, ...]:

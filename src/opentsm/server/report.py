@@ -75,6 +75,7 @@ class Report:
             recent={name: value - before.get(name, 0) for name, value in counters.items()},
             reload_error=server.reload_error,
             waiting=server.waiting,
+            collector_pause=server.collector.pause,
             data_log_dropped=0 if server.hub.data_log is None else server.hub.data_log.dropped,
             descriptors=descriptors.limit(),
         )

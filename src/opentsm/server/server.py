@@ -28,6 +28,7 @@ from opentsm.engine.registry import Registry
 from opentsm.errors import LocalProtocolError, OpenTsmError
 from opentsm.server import descriptors, logs, privileges
 from opentsm.server.calls import Calls, read_accounts
+from opentsm.server.collector import Collector
 from opentsm.server.core_side import CoreSides, check_routes
 from opentsm.server.datalog import DataLog
 from opentsm.server.door import Door
@@ -76,7 +77,7 @@ class Server:
     Attributes:
         settings: what is in force now.
         hub: the clients.
-        listeners, tls, cores, calls: what is open.
+        listeners, tls, cores, calls: what is open. collector: when Python looks for cycles.
         reload_error: why the last reload changed nothing, or "".
         reloaded_at: when the configuration was last taken over.
         waiting: changes of the file that wait for a restart.
@@ -121,6 +122,7 @@ class Server:
         self.listeners = Listeners(self._plane, workers, self.tls, self.hub.accept)
         self.calls = Calls(self.hub)
         self._report = Report(self)
+        self.collector = Collector(self.hub.counts, self.hub.moved)
         try:
             await self._open()
         except BaseException:
@@ -187,11 +189,13 @@ class Server:
         except TimeoutError:
             _log.warning("clients did not say goodbye in time", tunnels=len(self.hub.registry))
 
-    async def run(self, *, on_start: Callable[[], None] = lambda: None) -> None:
+    async def run(self, *, on_start: Callable[[], None] = lambda: None, own_process: bool = False) -> None:
         """Start, serve until SIGTERM or SIGINT, stop. SIGHUP reloads.
 
         Args:
             on_start: called once clients are served.
+            own_process: this process is the server and nothing else, so it takes Python's collector over
+                (``opentsm.server.collector``).
 
         Raises:
             ConfigError, PlatformError: as ``start``.
@@ -203,9 +207,12 @@ class Server:
             loop.add_signal_handler(number, ended.set)
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         try:
+            if own_process:
+                self.collector.begin()
             on_start()
             await ended.wait()
         finally:
+            self.collector.end()
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 loop.remove_signal_handler(number)
             await self.stop()
@@ -358,6 +365,7 @@ class Server:
             for sentence in sorted(standing - self._warned):
                 _log.warning(sentence)
             self._warned = standing
+            self.collector.look()
             await asyncio.sleep(SAMPLE_EVERY)
 
 

@@ -62,7 +62,7 @@ class Button(enum.Enum):
 class Room:
     def __init__(self) -> None:
         rows = {(Lamp.OFF, Button.PRESS): Row(Lamp.ON, "shine"), (Lamp.ON, Button.PRESS): Row(Lamp.OFF)}
-        self.machine = Machine[Lamp, Button](complete(Lamp, Button, rows), Lamp.OFF, self)
+        self.machine = Machine[Lamp, Button](complete(Lamp, Button, rows), Lamp.OFF)
         self.seen: list[tuple[Lamp, float, object]] = []
 
     def _do_shine(self, now: float, cause: object) -> None:
@@ -71,15 +71,15 @@ class Room:
 
 def test_a_machine_moves_first_and_acts_then() -> None:
     room = Room()
-    assert room.machine.step(Button.PRESS, 4.0, "finger")
+    assert room.machine.step(room, Button.PRESS, 4.0, "finger")
     assert room.seen == [(Lamp.ON, 4.0, "finger")]
-    assert room.machine.step(Button.PRESS, 5.0)
+    assert room.machine.step(room, Button.PRESS, 5.0)
     assert room.machine.state is Lamp.OFF
 
 
 def test_a_machine_says_when_it_ignores() -> None:
     room = Room()
-    assert not room.machine.step(Button.BREAK, 1.0)
+    assert not room.machine.step(room, Button.BREAK, 1.0)
     assert room.machine.state is Lamp.OFF
 
 

@@ -6,8 +6,12 @@ import asyncio
 import json
 import secrets
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from opentsm.protocol import actions as a
+from opentsm.protocol.server import ServerSession
 from opentsm.protocol.states import Client as State
 from opentsm.protocol.states import Server as ServerState
 from opentsm.types import (
@@ -177,16 +181,22 @@ async def test_a_release_gives_the_address_back(certificates_folder: Path) -> No
         assert (pool.leased, pool.resting) == (0, 1)
 
 
-async def test_a_client_that_fails_us_costs_nobody_else_anything(certificates_folder: Path) -> None:
+async def test_a_client_that_fails_us_costs_nobody_else_anything(
+    certificates_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with running(certificates_folder, configuration(certificates_folder, realm=ECHO)) as site:
         victim, other = await site.up(), await site.up()
         record = site.server.hub.registry.by_stream_tsid(victim.tsid)
         assert record is not None
 
-        def broken(*args: object) -> None:
-            raise RuntimeError("a bug of ours")
+        receive, failing = ServerSession.receive, record.value.session
 
-        record.value.session.receive = broken  # type: ignore[method-assign, assignment]
+        def broken(session: ServerSession, *args: Any) -> None:
+            if session is failing:
+                raise RuntimeError("a bug of ours")
+            receive(session, *args)
+
+        monkeypatch.setattr(ServerSession, "receive", broken)
         victim.send(ServiceRequest(tsid=victim.tsid, sequence=5, service=3, action=4))
         await until(lambda: site.counter("peer_crashed") == 1)
         await until(lambda: victim.seen.closed)
