@@ -33,8 +33,9 @@ SHAPES: Final = {
     "tun": "to the core side by a TUN device",
 }
 
-TO_CORE: Final = ("--shape", "tun", "--clients", "1000")
-"""One-call clients whose calls go to a gateway on the core side, through a TUN device."""
+TO_CORE: Final = ("--shape", "tun", "--clients", "1000", "--total", "50000")
+"""One-call clients whose calls go to a gateway on the core side, through a TUN device; at half a call's rate,
+so that the crowd is not what is short."""
 
 CASES: Final = 5
 AROUND_SECONDS: Final = 4.0

@@ -51,7 +51,7 @@ class Costs:
 CALLS: Final = {
     "1,000 clients, datagram, 50/s each": "between two clients, datagram tunnels",
     "1,000 clients, stream, 50/s each": "between two clients, TLS streams only",
-    "1,000 clients, datagram, to the core side by a TUN device, 50/s each": "client to core side, TUN device",
+    "1,000 clients, datagram, to the core side by a TUN device, 25/s each": "client to core side, TUN device",
     "one tunnel with 500 calls to another tunnel, 50/s each": "between two trunks",
     "one tunnel with 500 calls to the core side by a TUN device, 50/s each": "trunk to core side, TUN device",
 }
