@@ -15,13 +15,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use _core::boundary::{Command, Event};
-use _core::crypto::{ClientProfile, ClientSettings, Trust, psk_for};
+use _core::crypto::{ClientProfile, psk_for};
 use _core::egress::Class;
 use _core::engine::Running;
 use _core::tables::sockets::LocalSocket;
 use _core::tables::{FlowKey, PathMode, Role, Session, Sink};
 use _core::tunnel::Tunnel;
 
+use crate::churn::client_profile;
 use crate::messages::{self, Answer};
 use crate::talk::{Far, Talk, take};
 use crate::{HEAD, Options};
@@ -97,15 +98,6 @@ pub fn run(options: &Options) -> Result<String, String> {
 impl Crowd {
     fn new(options: &Options) -> Result<Self, String> {
         let path: String = options.get("path", "datagram".into())?;
-        let ca: String = options.get("ca", String::new())?;
-        let pem = std::fs::read(&ca).map_err(|e| format!("--ca {ca}: {e}"))?;
-        let settings = ClientSettings {
-            trust: Trust::Pem(pem),
-            alpn: vec![b"opentsm/1".to_vec()],
-            require_alpn: true,
-            tls12: false,
-            ..ClientSettings::default()
-        };
         let shape = match options.get("shape", "pairs".to_owned())?.as_str() {
             "pairs" => Shape::Pairs,
             "hub" => Shape::Hub,
@@ -115,7 +107,7 @@ impl Crowd {
         Ok(Self {
             running: Running::start(1).map_err(|e| e.to_string())?,
             server: options.address("to")?,
-            profile: Arc::new(ClientProfile::new(&settings).map_err(|e| e.detail)?),
+            profile: client_profile(options)?,
             token: options.get::<String>("token", String::new())?.into_bytes(),
             datagrams: path == "datagram",
             clients: Vec::new(),
@@ -223,7 +215,7 @@ impl Crowd {
                 client.datagram_tsid = tsid;
                 self.dial(index)
             }
-            Answer::Configured { .. } | Answer::Service { .. } => {
+            Answer::Configured { .. } | Answer::Service { .. } | Answer::Released => {
                 self.moving -= 1;
                 Ok(())
             }

@@ -6,10 +6,11 @@
 //! tsm-load receive --at ADDR:PORT [--seconds S] [--quiet-ms MS] [--count N] [--poll-ms MS] [--skip BYTES]
 //! tsm-load crowd   --to ADDR:PORT --ca FILE [--token TEXT] [--clients N] [--path datagram|stream] [--size BYTES]
 //!                  [--shape pairs|hub|far] [--calls N] [--far ADDR:PORT] [--tick-us US]
+//! tsm-load churn   --to ADDR:PORT --ca FILE [--token TEXT] [--rate PER_SECOND] [--seconds S]
 //! ```
 //!
 //! `send` is a paced or saturating source of UDP packets, `receive` a sink; `crowd` is many clients of a TSM server
-//! (see `crowd.rs`). Each prints JSON on standard output. Every payload carries its flow, its number within the
+//! (see `crowd.rs`), `churn` clients that come and go (`churn.rs`). Each prints JSON on standard output. Every payload carries its flow, its number within the
 //! flow and CLOCK_MONOTONIC in nanoseconds, so that one-way delays need both ends on one machine. A rate of 0 sends
 //! as fast as the kernel takes; otherwise packets leave at even intervals, in groups of `--burst`. A group is of
 //! one flow, the next group of the next flow. Flow i sends from port PORT + i of `--from`. The sink prints `ready`
@@ -21,6 +22,7 @@
 //! `--prefix` goes before every payload and `--skip` passes over as many bytes: a TURN client's ChannelData header
 //! (RFC 8656 section 12.4), say, whose channel somebody else has bound.
 
+mod churn;
 mod crowd;
 mod histogram;
 mod messages;
@@ -52,10 +54,11 @@ fn main() -> ExitCode {
         Some("send") => Options::parse(words).and_then(|o| source::send(&o)),
         Some("receive") => Options::parse(words).and_then(|o| sink::receive(&o)),
         Some("crowd") => Options::parse(words).and_then(|o| crowd::run(&o)),
-        _ => {
-            Err("usage: tsm-load send|receive|crowd --name value ... (see the head of tsm_load/main.rs)"
-                .into())
-        }
+        Some("churn") => Options::parse(words).and_then(|o| churn::run(&o)),
+        _ => Err(
+            "usage: tsm-load send|receive|crowd|churn --name value ... (see the head of tsm_load/main.rs)"
+                .into(),
+        ),
     };
     match outcome {
         Ok(report) => {

@@ -3,8 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 const CONFIGURATION_REQUEST: u8 = 1;
+const RELEASE_REQUEST: u8 = 3;
 const SERVICE_REQUEST: u8 = 5;
 const CONFIGURATION_RESPONSE: u8 = 2;
+const RELEASE_RESPONSE: u8 = 4;
 const SERVICE_RESPONSE: u8 = 6;
 
 const CODE: u16 = 1;
@@ -33,6 +35,8 @@ pub enum Answer {
     Service {
         reserved: Option<u64>,
     },
+    /// The tunnel is given back.
+    Released,
 }
 
 fn message(kind: u8, tsid: u64, sequence: u32, tlvs: &[(u16, &[u8])]) -> Vec<u8> {
@@ -51,6 +55,11 @@ fn message(kind: u8, tsid: u64, sequence: u32, tlvs: &[(u16, &[u8])]) -> Vec<u8>
 pub fn configuration(tsid: u64, token: &[u8]) -> Vec<u8> {
     let credentials = [(PASSWORD, token)];
     message(CONFIGURATION_REQUEST, tsid, 1, if token.is_empty() { &[] } else { &credentials })
+}
+
+/// A Configuration Release Request: the tunnel is no longer wanted.
+pub fn release(tsid: u64) -> Vec<u8> {
+    message(RELEASE_REQUEST, tsid, 2, &[])
 }
 
 /// A Service Request: this UDP port is media, on a datagram tunnel or on the stream.
@@ -84,6 +93,7 @@ pub fn read(data: &[u8]) -> Result<Answer, String> {
             let reserved = tlv(data, TUNNEL_ID).and_then(|v| v.try_into().ok()).map(u64::from_be_bytes);
             Ok(Answer::Service { reserved })
         }
+        RELEASE_RESPONSE => Ok(Answer::Released),
         other => Err(format!("a message of type {other}")),
     }
 }
