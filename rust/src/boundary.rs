@@ -166,6 +166,13 @@ pub enum Command {
     Arm {
         tunnel: Arc<Tunnel>,
     },
+    /// A datagram tunnel to a peer that there is not.
+    #[cfg(feature = "rows")]
+    Row {
+        listener: u64,
+        peer: SocketAddr,
+        tsid: u64,
+    },
     /// Flush all for a while, then end the thread.
     Shutdown {
         flush_ms: u64,

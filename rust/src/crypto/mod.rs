@@ -64,6 +64,8 @@ pub use dtls::{
     Datagrams, DtlsError, DtlsErrorKind, DtlsHandshake, DtlsKeys, DtlsListener, ListenOutcome, Progress,
     PskLookup, psk_for,
 };
+#[cfg(feature = "rows")]
+pub use dtls_keys::generated_keys;
 pub use dtls_record::{
     DatagramKey, DatagramOpener, DatagramSealError, DatagramSealer, OpenError, Opened, content_type,
     is_client_hello, records,

@@ -4,6 +4,8 @@ mod convert;
 mod events;
 mod plane;
 mod relays;
+#[cfg(feature = "rows")]
+mod rows;
 mod stats;
 mod tcp;
 
@@ -21,6 +23,10 @@ mod _core {
     use super::stats::{FlowStats, RelayLegStats, RelayStats, TunnelStats};
     #[pymodule_export]
     use super::tcp::{TcpAccepted, TcpClosed, TcpConnected, TcpEof, TcpReceived, TcpWritable};
+
+    #[cfg(feature = "rows")]
+    #[pymodule_export]
+    use super::rows::{row_control, row_datagram, row_stream};
 
     #[pymodule_export]
     #[allow(non_upper_case_globals, reason = "the name Python sees")]

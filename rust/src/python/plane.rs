@@ -50,6 +50,11 @@ pub struct UserPlane {
 }
 
 impl UserPlane {
+    #[cfg(feature = "rows")]
+    pub(super) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
     fn tunnel(&self, id: u64) -> PyResult<Arc<Tunnel>> {
         self.engine.tunnels.get(&id).ok_or_else(|| unknown("tunnel", id))
     }

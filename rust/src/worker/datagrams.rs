@@ -542,6 +542,16 @@ impl Datagrams {
         }
     }
 
+    /// A reserved tunnel as if its handshake were over (see `python/rows.rs`).
+    #[cfg(feature = "rows")]
+    pub fn add_row(&mut self, id: u64, from: SocketAddr, tsid: u64, forwarder: &mut Forwarder) {
+        let promised = forwarder.engine.reservations.get(tsid, forwarder.now_us / 1_000);
+        let keys = promised.and_then(|r| r.psk).and_then(|psk| crate::crypto::generated_keys(&psk).ok());
+        if keys.is_some() {
+            self.establish_as(id, from, keys, tsid, forwarder);
+        }
+    }
+
     /// Close a tunnel in good order.
     pub fn close(&mut self, id: u64, reason: &'static str, forwarder: &mut Forwarder) {
         if let Some((port, peer)) = self.places.get(&id).copied() {

@@ -251,6 +251,10 @@ impl Worker {
             Command::Tcp(order) => self.tcp.order(order, &mut self.forwarder),
             Command::Watch { tunnel } => self.forwarder.to_watch.push(tunnel),
             Command::Arm { tunnel } => self.timers.arm(&tunnel, self.forwarder.now_us),
+            #[cfg(feature = "rows")]
+            Command::Row { listener, peer, tsid } => {
+                self.datagrams.add_row(listener, peer, tsid, &mut self.forwarder);
+            }
             Command::Shutdown { flush_ms } => {
                 self.stop_at_us = Some(self.forwarder.now_us + flush_ms * 1_000);
                 self.timers.at(self.forwarder.now_us + flush_ms * 1_000, Due::Wake);
