@@ -25,7 +25,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.__main__ import build_load_tool
+from benchmarks.machine import build_load_tool
 from benchmarks.rig import CORE, OTHER_CORE, SERVER, Load, Rig, running
 from benchmarks.variants import Plain
 from opentsm.admin.certificates import create_authority, issue_server, write

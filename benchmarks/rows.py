@@ -25,8 +25,8 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.__main__ import MANIFEST, build_load_tool
 from benchmarks.capacity import ADDRESS, PORT, memory_kib, prepare
+from benchmarks.machine import MANIFEST, build_load_tool
 from benchmarks.rig import ROOT, process_cpu, stop
 from opentsm.admin.client import ask
 from opentsm.errors import PlatformError
@@ -36,6 +36,7 @@ RATE: Final = 50
 SPARE: Final = 3 * TALKERS
 """Addresses beyond the rows: those that the clients of the round before have given back rest for a while."""
 
+FIRST_PORT: Final = 24_443
 FIRST_ADDRESS: Final = int(IPv4Address("10.1.0.0"))
 SETTLE: Final = 3.0
 """Seconds after filling: each row gets the one probe that was due."""
@@ -126,7 +127,7 @@ class Subject:
 
     def __init__(self, folder: Path, core: Path, tool: Path, number: int, rows: int) -> None:
         self.result = Result(rows)
-        self._folder, self._tool, self._port = folder, tool, PORT + number
+        self._folder, self._tool, self._port = folder, tool, FIRST_PORT + number
         self._token = prepare(folder, workers=1)
         (folder / "token").write_text(self._token)
         last = IPv4Address(FIRST_ADDRESS + rows + SPARE)

@@ -5,8 +5,8 @@ says for how long the event loop was away at most since the last time it was ask
 
 A row goes every way of a real tunnel but the socket and the handshake: the user plane reports a stream, its
 peer "asks" for a configuration with a token, then for a datagram tunnel for one media flow, which then is
-there with record keys of its own and asks for its own configuration. What answers is the server's code, and all its
-tables are written by it.
+there with record keys of its own and asks for its own configuration. What answers is the server's code, and
+all its tables are written by it.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from opentsm.cli.serve import run
-from opentsm.config import load
+from opentsm.config import Settings, load
 from opentsm.engine.registry import Record
 from opentsm.protocol.states import ServerDdt
-from opentsm.server import Server
+from opentsm.server import Server, logs
 from opentsm.server.peer import Peer
 from opentsm.tasks import spawn
 from opentsm.types import (
@@ -151,8 +151,8 @@ class Stall:
             self.longest = max(self.longest, time.monotonic() - before - TICK)
 
 
-async def _serve(config: Path, token: bytes) -> None:
-    server = Server(load(config))
+async def _serve(settings: Settings, token: bytes) -> None:
+    server = Server(settings)
     await server.start()
     stall = Stall()
     watching = spawn("watch the loop", stall.watch())
@@ -177,4 +177,6 @@ async def _serve(config: Path, token: bytes) -> None:
 
 def main(config: Path) -> None:
     """Serve until the input ends. The token is in the configuration's folder, in ``token``."""
-    run(_serve(config, (config.parent / "token").read_bytes()))
+    settings = load(config)
+    logs.configure(settings.server.log_level, settings.server.log_format)
+    run(_serve(settings, (config.parent / "token").read_bytes()))
