@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.machine import build_load_tool
-from benchmarks.rig import CORE, OTHER_CORE, SERVER, Load, Rig, running
+from benchmarks.rig import CORE, OTHER_CORE, SERVER, Load, Rig, running, through_device
 from benchmarks.variants import Plain
 from opentsm.admin.certificates import create_authority, issue_server, write
 from opentsm.admin.client import ask
@@ -124,7 +124,7 @@ class Bench:
     def _measure(self, way: str, inner: str, pids: Sequence[int]) -> None:
         for direction in DIRECTIONS:
             load = Load(direction, RATE, self._seconds, flows=1, timed=True)
-            got = self._rig.measure(load, inner, pids)
+            got = self._rig.measure(load, through_device(load, inner), pids)
             assert got.delay_us is not None
             self.readings.append(
                 Reading(
