@@ -30,7 +30,7 @@ _LEFT: Final = 60
 _RIGHT: Final = 20
 _TOP: Final = 70
 _BOTTOM: Final = 320
-_KEY_WIDTH: Final = 130
+_KEY_WIDTH: Final = 136
 _KEY_ROW: Final = 6
 
 

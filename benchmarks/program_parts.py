@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from benchmarks import fallback
+from benchmarks import fallback, plot
 from benchmarks.fallback_rivals import PRODUCTS
 from benchmarks.figures import Figures, Spread, table, verdict
 from benchmarks.parts import Part, Settings, Shown, module_rows
@@ -162,7 +162,14 @@ def _show_rows(figures: Figures) -> Shown:
         spreads = [(figures.spread("kib", row, "KiB per generated row"), ".1f")]
         spreads += [(figures.spread(name, row, "value"), form) for name, (_, form) in ROW_FIGURES.items()]
         lines.append(f"| {row} | {' | '.join(s.text(form) if s else '-' for s, form in spreads)} |")
-    return Shown(verdicts, {"A thousand clients beside rows": lines} if figures.rows("packet_us") else {})
+    if not figures.rows("packet_us"):
+        return Shown(verdicts)
+    plots = {}
+    for name, series in (("packet_us", "a relayed packet"), ("stream_us", "a set-up of a TLS tunnel")):
+        axis = plot.Axis("tunnels in the tables, of which 1,000 talk", names={"value": series})
+        title = f"Server CPU, microseconds for {series}"
+        plots[f"rows-{name.removesuffix('_us')}"] = plot.lines(figures, name, title, axis)
+    return Shown(verdicts, {"A thousand clients beside rows": lines}, plots)
 
 
 ROWS_PART: Final = Part(
