@@ -1,4 +1,5 @@
-"""How cost grows: curves of the user plane and of the set-up, each against one thing."""
+"""How cost grows: what a packet costs, against one thing at a time. Set-ups and memory against the number of
+tunnels are in ``program_parts``."""
 
 from __future__ import annotations
 
@@ -28,9 +29,6 @@ CLIENTS: Final = (2, 20, 200, 1_000, 4_000, 9_000)
 
 SIZES: Final = (40, 80, 172, 320, 640, 1_000, 1_300)
 CALLS: Final = (1, 10, 100, 1_000)
-STAGES: Final = (250, 1_000, 3_000, 6_000, 12_000, 18_000)
-"""TLS tunnels that are up at the end of each stage of a server that grows."""
-
 MOST_ROUNDS: Final = 2
 """Many points say what many rounds would."""
 
@@ -79,15 +77,6 @@ def _relayed(
             out.add(f"{metric} lost", f"{value:,}", path, row["lost_percent"])
 
 
-def _grown(_: Settings, out: Figures) -> None:
-    """A server that grows: what the tunnels of each stage cost."""
-    stages = ",".join(map(str, STAGES))
-    for row in module_rows("benchmarks.capacity", "--json", "--tunnels", stages):
-        for series in BOTH:
-            out.add("memory", f"{row['tunnels']:,}", series, row[f"{series}_kib"])
-            out.add("set-up", f"{row['tunnels']:,}", series, row[f"{series}_us"])
-
-
 @dataclass(frozen=True, slots=True)
 class Curve:
     """What is measured along an axis.
@@ -118,7 +107,6 @@ CURVES: Final[dict[str, Curve]] = {
         _relay_seconds(len(CALLS)),
         partial(_relayed, "calls", "--calls", CALLS, ("--clients", "2"), BOTH[:1]),
     ),
-    "grown": Curve((240, 0), _grown),
 }
 
 _KINDS: Final = {"datagram": "datagram tunnels", "stream": "TLS tunnels"}
@@ -140,16 +128,6 @@ PLOTS: Final[dict[str, tuple[str, plot.Axis, str]]] = {
         f"Two tunnels, {TOTAL:,} packets/s of 172 bytes: {_CPU}",
         plot.Axis("calls in each", names=_KINDS),
         ".1f",
-    ),
-    "memory": (
-        "Memory of the server, KiB for each further tunnel",
-        plot.Axis("tunnels of a kind that are up", logarithmic=False, names=_KINDS),
-        ".1f",
-    ),
-    "set-up": (
-        "Server CPU, microseconds for each further tunnel",
-        plot.Axis("tunnels of a kind that are up", logarithmic=False, names=_KINDS),
-        ".0f",
     ),
 }
 
