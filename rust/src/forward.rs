@@ -9,6 +9,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use crate::ahead::Ahead;
 use crate::boundary::{Command, Event};
 use crate::coded::Workspace;
 use crate::counters::{Counter, CounterSet};
@@ -50,6 +51,8 @@ pub struct Forwarder {
     /// Packets for a TUN device, and which one.
     runs: Runs,
     tun: Option<Arc<Tun>>,
+    /// Packets whose way is known and whose memory is on its way; None while one of them is delivered.
+    ahead: Option<Box<Ahead>>,
     pub(crate) coding: Workspace,
 }
 
@@ -70,6 +73,8 @@ impl Forwarder {
             packed: Vec::with_capacity(2048),
             runs: Runs::default(),
             tun: None,
+            // The control plane's thread has no turns at whose end what waits would be delivered.
+            ahead: worker.map(|_| Box::default()),
             coding: Workspace::default(),
         }
     }
@@ -264,7 +269,11 @@ impl Forwarder {
             if from.is_some_and(|f| !f.inter_client || !session.inter_client) {
                 return Err(Counter::InnerClientBlocked);
             }
-            return self.deliver_session(&session, data, &meta);
+            return if from.is_some() {
+                self.put_off(session, data, &meta)
+            } else {
+                self.deliver_session(&session, data, &meta)
+            };
         }
         match self.engine.routes.prefix(meta.destination) {
             Some(Target::Tun(tun)) => self.deliver_tun(tun, data),
@@ -286,6 +295,42 @@ impl Forwarder {
             },
             None => Err(Counter::InnerNoRoute),
         }
+    }
+
+    /// Into a session's tunnels, some packets later or when the turn ends.
+    fn put_off(&mut self, session: Arc<Session>, data: &mut [u8], meta: &Meta) -> Outcome {
+        let Some(mut ahead) = self.ahead.take() else {
+            return self.deliver_session(&session, data, meta);
+        };
+        let waits = Ahead::takes(data.len());
+        while ahead.is_full() || !(waits || ahead.is_empty()) {
+            self.deliver_first(&mut ahead);
+        }
+        let outcome = if waits {
+            ahead.push(session, data, meta);
+            Ok(())
+        } else {
+            self.deliver_session(&session, data, meta)
+        };
+        self.ahead = Some(ahead);
+        outcome
+    }
+
+    fn deliver_first(&mut self, ahead: &mut Ahead) {
+        if let Some((session, meta, data)) = ahead.pop()
+            && let Err(drop) = self.deliver_session(&session, data, &meta)
+        {
+            self.counters.add(drop);
+        }
+    }
+
+    /// Deliver what was put off.
+    pub fn deliver_waiting(&mut self) {
+        let Some(mut ahead) = self.ahead.take() else { return };
+        while !ahead.is_empty() {
+            self.deliver_first(&mut ahead);
+        }
+        self.ahead = Some(ahead);
     }
 
     /// Into a session's tunnels, by the path its steering table says.

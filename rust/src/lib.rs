@@ -6,7 +6,7 @@
 //! | [`boundary`] | events up, commands down: all that Python and this crate say to each other |
 //! | [`frame`], [`packet`] | what the bytes in a tunnel are |
 //! | [`tables`] | sessions, flows, routes, reservations, local sockets, policies |
-//! | [`forward`], [`spread`] | the way of an inner packet; media by several ways at once |
+//! | [`forward`], [`spread`], [`ahead`] | the way of an inner packet; media by several ways at once; whose memory is asked for |
 //! | [`runs`] | packets for a TUN device, several per write |
 //! | [`tcp`] | inner TCP without a kernel |
 //! | [`coding`], [`coded`] | redundancy, FEC and compressed headers; how they get into that way |
@@ -18,6 +18,7 @@
 //!
 //! Threads of the user plane never take Python's lock: `python` is the only module that knows Python.
 
+pub mod ahead;
 pub mod boundary;
 pub mod capture;
 pub mod coded;

@@ -3,6 +3,7 @@
 
 mod batch;
 mod tun;
+mod warm;
 
 use std::io;
 use std::mem::{size_of, zeroed};
@@ -15,6 +16,7 @@ use crate::limits::{RESERVED_DESCRIPTORS, RESERVED_PART};
 
 pub use batch::{Flushed, Merged, RecvBatch, SendBatch, merge_datagrams};
 pub use tun::{tun_has_header, tun_takes_runs, write_runs};
+pub use warm::prefetch;
 
 fn check(result: c_int) -> io::Result<c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }

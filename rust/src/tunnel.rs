@@ -13,6 +13,7 @@ use crate::crypto::{DatagramOpener, DatagramSealer};
 use crate::egress::Egress;
 use crate::frame::UNASSIGNED_TSID;
 use crate::limits::{DATAGRAM_MTU, MAX_JITTER_US, MAX_PROBES, MEDIA_AGE_MS};
+use crate::sys::prefetch;
 use crate::tables::Session;
 use crate::tables::doubt::{Rhythm, Times};
 
@@ -308,6 +309,27 @@ impl Tunnel {
 
     pub fn set_session(&self, session: Option<Arc<Session>>) {
         self.session.store(session);
+    }
+
+    /// Ask for what a record that has come on this tunnel will need. The tunnel should be at hand already.
+    pub fn warm_for_receiving(&self) {
+        if let Link::Datagram(link) = &self.link {
+            prefetch(&link.opener);
+            prefetch(&link.media_rx_us);
+            prefetch(&link.rhythm);
+        }
+        if let Some(session) = self.session().as_ref() {
+            session.warm();
+        }
+    }
+
+    /// Ask for what a packet that leaves by this tunnel will need. The tunnel should be at hand already.
+    pub fn warm_for_sending(&self) {
+        if let Link::Datagram(link) = &self.link {
+            prefetch(&link.sealer);
+            prefetch(&link.outlet);
+            prefetch(&link.media_tx_us);
+        }
     }
 
     /// Authentic bytes came in.

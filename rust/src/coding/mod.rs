@@ -83,6 +83,11 @@ pub struct Taking {
 }
 
 impl Coding {
+    /// Ask for what each packet looks at.
+    pub fn warm(&self) {
+        crate::sys::prefetch(&self.sends);
+    }
+
     /// Send so from now on.
     pub fn send(&self, sending: Sending) {
         let mut bits = sending.factor.min(2);

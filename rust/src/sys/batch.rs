@@ -99,6 +99,11 @@ impl RecvBatch {
         Some((self.payload(index)?, peer))
     }
 
+    /// Who sent what is in slot `index`, if it holds anything.
+    pub fn sender(&self, index: usize) -> Option<SocketAddr> {
+        self.peers.get(index).filter(|_| index < self.count).and_then(from_storage)
+    }
+
     /// As `get`, for connected sockets, where the kernel names no sender.
     pub fn payload(&mut self, index: usize) -> Option<Merged<'_>> {
         let (length, segment) = (*self.lengths.get(index)?, *self.segments.get(index)?);

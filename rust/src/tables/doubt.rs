@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use crate::crypto::{Arrival, MediaWindow};
+use crate::sys::prefetch;
 
 /// Silence of a path on which media was coming that makes it suspect, at most: four packets of 20 ms. Jitter of that
 /// size costs some doubled packets, nothing else.
@@ -191,6 +192,11 @@ impl Doubt {
     #[inline]
     pub fn active(&self, now_us: u64) -> bool {
         self.until_us.load(Ordering::Relaxed) > now_us
+    }
+
+    /// Ask for what each packet looks at.
+    pub fn warm(&self) {
+        prefetch(&self.until_us);
     }
 
     /// There is a reason to doubt.

@@ -15,6 +15,7 @@ use super::signals::Signals;
 use super::strands::{Spread, Strands};
 use crate::capture::Capture;
 use crate::coding::Coding;
+use crate::sys::prefetch;
 use crate::tunnel::Tunnel;
 
 /// Which end of the tunnel this process is.
@@ -156,6 +157,26 @@ impl Session {
         if current.as_ref().is_some_and(|c| Arc::ptr_eq(c, tunnel)) {
             slot.compare_and_swap(&*current, None);
         }
+    }
+
+    /// The tunnel that media will take, by all likelihood.
+    pub fn way_out(&self) -> arc_swap::Guard<Option<Arc<Tunnel>>> {
+        let datagram = self.datagram.load();
+        if datagram.is_some() { datagram } else { self.stream.load() }
+    }
+
+    /// Ask for what a packet of this session touches.
+    pub fn warm(&self) {
+        prefetch(&self.addresses);
+        prefetch(&self.upstream);
+        prefetch(&self.downstream);
+        prefetch(&self.flows);
+        prefetch(&self.gates);
+        prefetch(&self.strands);
+        prefetch(&self.datagram);
+        prefetch(&self.role);
+        self.coding.warm();
+        self.doubt.warm();
     }
 
     /// The main stream, or one of the others while it is being remade.

@@ -371,6 +371,7 @@ impl Worker {
     }
 
     fn flush(&mut self) {
+        self.forwarder.deliver_waiting();
         while let Some(tunnel) = self.forwarder.to_watch.pop() {
             self.timers.begin_watch(tunnel, self.forwarder.now_us);
         }
