@@ -69,10 +69,13 @@ impl Inbox {
         })
     }
 
-    /// Order something.
+    /// Order something. Behind orders that wait already nobody need be woken: the worker takes them all.
     pub fn send(&self, command: Command) {
-        self.commands.lock().push_back(command);
-        self.wake.wake();
+        let mut commands = self.commands.lock();
+        commands.push_back(command);
+        if commands.len() == 1 {
+            self.wake.wake();
+        }
     }
 
     /// The next order.
@@ -261,5 +264,32 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.stop(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::{READABLE, ReadyList};
+    use std::os::fd::AsRawFd;
+
+    fn readable(inbox: &Inbox) -> bool {
+        let mut list = ReadyList::default();
+        inbox.epoll.wait(&mut list, Some(0)).unwrap();
+        !list.is_empty()
+    }
+
+    #[test]
+    fn a_worker_is_woken_for_the_first_order_and_takes_those_behind_it_along() {
+        let inbox = Inbox::new().unwrap();
+        inbox.epoll.add(inbox.wake.as_raw_fd(), READABLE, 1).unwrap();
+        inbox.send(Command::Unlisten { listener: 1 });
+        assert!(readable(&inbox));
+        inbox.wake.clear();
+        inbox.send(Command::Unlisten { listener: 2 });
+        assert!(!readable(&inbox), "the first one's wake-up is for this one too");
+        assert!(inbox.next().is_some() && inbox.next().is_some() && inbox.next().is_none());
+        inbox.send(Command::Unlisten { listener: 3 });
+        assert!(readable(&inbox), "after the last was taken the next one wakes again");
     }
 }

@@ -339,8 +339,21 @@ impl UserPlane {
         if known { Ok(()) } else { Err(unknown("session", session)) }
     }
 
-    #[pyo3(signature = (session, tunnel, tsid, *, fresh = false, linger = false))]
-    fn attach(&self, session: u64, tunnel: u64, tsid: u64, fresh: bool, linger: bool) -> PyResult<()> {
+    #[pyo3(signature = (session, tunnel, tsid, *, fresh = false, linger = false, idle_ms = 0, keepalive_ms = 0,
+                        silent_after_ms = 0, media_age_ms = None))]
+    #[allow(clippy::too_many_arguments, reason = "keyword arguments of a Python call")]
+    fn attach(
+        &self,
+        session: u64,
+        tunnel: u64,
+        tsid: u64,
+        fresh: bool,
+        linger: bool,
+        idle_ms: u32,
+        keepalive_ms: u32,
+        silent_after_ms: u32,
+        media_age_ms: Option<u64>,
+    ) -> PyResult<()> {
         let session = self.session(session)?;
         let tunnel = self.tunnel(tunnel)?;
         if fresh {
@@ -353,6 +366,15 @@ impl UserPlane {
             self.engine.order_close(old.id, "replaced");
         }
         self.engine.tell_tcp(&session, Order::Back);
+        if let Some(max_ms) = media_age_ms {
+            tunnel.wishes.media_age_ms.store(max_ms, Ordering::Release);
+        }
+        if idle_ms > 0 || keepalive_ms > 0 {
+            tunnel.wishes.idle_ms.store(idle_ms, Ordering::Release);
+            tunnel.wishes.silent_ms.store(silent_after_ms, Ordering::Release);
+            tunnel.wishes.keepalive_ms.store(keepalive_ms, Ordering::Release);
+            self.arm(tunnel);
+        }
         Ok(())
     }
 

@@ -26,8 +26,9 @@ impl<K: Hash + Eq, V: Clone> Default for Sharded<K, V> {
 
 impl<K: Hash + Eq, V: Clone> Sharded<K, V> {
     fn shard<Q: Hash + ?Sized>(&self, key: &Q) -> &RwLock<HashMap<K, V, RandomState>> {
-        // The top bits: the map inside uses the low ones.
-        let index = (self.hasher.hash_one(key) >> 58) as usize % SHARDS;
+        // Bits from the middle: the map inside finds its place by the low ones, and tells entries apart by the top
+        // seven before it looks at them.
+        let index = (self.hasher.hash_one(key) >> 40) as usize % SHARDS;
         &self.shards[index]
     }
 

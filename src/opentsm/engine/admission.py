@@ -56,6 +56,8 @@ class AttemptLimiter:
 
     def check(self, source: IpAddress | str, now: float) -> float | None:
         """None if the source may try now, else the seconds it has to wait."""
+        if not self._buckets:  # nobody has failed lately: as on most days
+            return None
         bucket = self._buckets.get(_key(source))
         tokens = self._attempts if bucket is None else self._tokens(bucket, now)
         if tokens >= 1.0:
@@ -82,6 +84,8 @@ class AttemptLimiter:
         """An attempt succeeded. It forgives no earlier failure: with one good account in hand a
         guesser could otherwise guess for ever. A bucket that is full again is dropped."""
         self._successes += 1
+        if not self._buckets:
+            return
         key = _key(source)
         bucket = self._buckets.get(key)
         if bucket is not None and self._tokens(bucket, now) >= self._attempts:

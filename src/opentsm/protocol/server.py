@@ -23,8 +23,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
 
 from opentsm.errors import LocalProtocolError
 from opentsm.limits import CONFIGURATION_DEADLINE, TUNNEL_PERSISTENCE_TIME
@@ -469,9 +469,9 @@ class ServerSession:
         self.streams.join(message, now, self._further_configuration(message))
 
     def _further_configuration(self, message: m.Message) -> m.ConfigurationResponse:
-        return replace(self._same_addresses(message), keepalive_ms=milliseconds(self._settings.keepalive))
+        return self._same_addresses(message, keepalive_ms=milliseconds(self._settings.keepalive))
 
-    def _same_addresses(self, message: m.Message) -> m.ConfigurationResponse:
+    def _same_addresses(self, message: m.Message, **more: Any) -> m.ConfigurationResponse:
         """The session's further tunnels have the addresses of its first; that is the point of them."""
         lease = self._lease or Lease()
         return m.ConfigurationResponse(
@@ -481,6 +481,7 @@ class ServerSession:
             inner_ipv4=lease.ipv4,
             inner_ipv6=lease.ipv6,
             inner_mtu=self._settings.inner_mtu,
+            **more,
         )
 
     # -- inputs: the server -------------------------------------------------------------------------------
@@ -544,8 +545,8 @@ class ServerSession:
         self._ddt.answer_once(message, lambda: self._ddt_configuration(message), now)
 
     def _ddt_configuration(self, message: m.ConfigurationRequest) -> m.ConfigurationResponse:
-        return replace(
-            self._same_addresses(message),
+        return self._same_addresses(
+            message,
             keepalive_datagram_ms=milliseconds(self._settings.keepalive_datagram),
             padding=message.padding,  # as large as the request: the way back has to carry media too
         )

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import structlog
 
-from opentsm.config.model import Settings
+from opentsm.config.model import LogLevel, Settings
 from opentsm.engine.addresses import Family
 from opentsm.engine.pools import Lease
 from opentsm.engine.registry import Record, Registry
@@ -28,6 +28,7 @@ from opentsm.server.door import Door
 from opentsm.server.judging import Switch
 from opentsm.server.keeping import Keeping
 from opentsm.server.leases import AddressTaken, Leases, lease
+from opentsm.server.logs import wanted
 from opentsm.server.offers import STREAM_PROBE, Offer
 from opentsm.server.peer import Peer
 from opentsm.types import UNASSIGNED_TSID, Code, IpAddress, Path, Transport, Tsid
@@ -172,7 +173,8 @@ class Hub:
         )
         self.keeping.save(peer)
         method = None if peer.identity is None else peer.identity.method
-        _log.info("tunnel up", **peer.describe(), transport=peer.transport.value, method=method)
+        if wanted(LogLevel.INFO):
+            _log.info("tunnel up", **peer.describe(), transport=peer.transport.value, method=method)
 
     def taken_up(self, peer: Peer, session: int, kept: Kept) -> None:
         """A client of an earlier process has its session again, and may come back to it.
@@ -306,15 +308,18 @@ class Hub:
                 self.counts[Count.NEVER_CONFIGURED] += 1
             case a.DdtUp():
                 self.paired[peer.offer.name].add(peer)
-                _log.debug("datagram tunnel up", **peer.describe())
+                if wanted(LogLevel.DEBUG):
+                    _log.debug("datagram tunnel up", **peer.describe())
             case a.DdtDown():
                 self.paired[peer.offer.name].discard(peer)
-                _log.debug("datagram tunnel down", **peer.describe(), reason=event.reason)
+                if wanted(LogLevel.DEBUG):
+                    _log.debug("datagram tunnel down", **peer.describe(), reason=event.reason)
             case a.StreamsChanged():
                 words = {"redundancy": str(event.redundancy), "further": event.up, "reason": event.reason}
                 _log.info("further streams", **peer.describe(), **words)
             case a.PairMissing():
-                _log.debug("datagram tunnel missing", **peer.describe())
+                if wanted(LogLevel.DEBUG):
+                    _log.debug("datagram tunnel missing", **peer.describe())
 
     def media_moved(self, peer: Peer, switch: Switch) -> None:
         """Media of a client goes by another path."""

@@ -47,6 +47,11 @@ def set_level(level: LogLevel) -> None:
     _threshold.level = _LEVELS[level]
 
 
+def wanted(level: LogLevel) -> bool:
+    """Whether lines of this level are written: for callers to whom making one is dear."""
+    return _LEVELS[level] >= _threshold.level
+
+
 def configure(level: LogLevel, format: LogFormat) -> None:
     """Set up logging for this process."""
     set_level(level)

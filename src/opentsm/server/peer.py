@@ -513,7 +513,7 @@ class Peer:
         self.hub.core.session_open(
             self.session_id,
             role="server",
-            addresses=[str(address) for address in action.addresses],
+            addresses=[str(address) for address in self._lease.addresses],
             inter_client=self.offer.between_clients,
             upstream_rate=upstream,
             downstream_rate=downstream,
@@ -528,17 +528,21 @@ class Peer:
         try:
             former, self._former = self._former, None
             linger = former is not None
-            self.hub.core.attach(self.session_id, self.stream, action.tsid, fresh=action.fresh, linger=linger)
+            probe = self.offer.probe_stream
+            self.hub.core.attach(
+                self.session_id,
+                self.stream,
+                action.tsid,
+                fresh=action.fresh,
+                linger=linger,
+                idle_ms=self.offer.idle_stream,
+                keepalive_ms=probe,
+                silent_after_ms=probe * PROBES_PER_TIMER,
+                media_age_ms=self.offer.media_age,
+            )
             if former is not None:
                 close = functools.partial(self.hub.core.close, former, reason="replaced")
                 self.hub.loop.call_later(REPLACED_LINGER, close)
-            self.hub.core.set_media_age(self.stream, max_ms=self.offer.media_age)
-            self.hub.core.set_idle(self.stream, idle_ms=self.offer.idle_stream)
-            if self.offer.probe_stream:
-                silence = self.offer.probe_stream * PROBES_PER_TIMER
-                self.hub.core.set_keepalive(
-                    self.stream, interval_ms=self.offer.probe_stream, silent_after_ms=silence
-                )
         except KeyError:
             self.hub.counts[Count.ATTACH_TOO_LATE] += 1
 
@@ -546,11 +550,12 @@ class Peer:
         if self.datagram is None or self.session_id is None:
             return
         try:
-            self.hub.core.attach(self.session_id, self.datagram, action.tsid)
-            self.hub.core.set_idle(self.datagram, idle_ms=self.offer.idle_datagram)
-            self.hub.core.set_keepalive(
+            self.hub.core.attach(
+                self.session_id,
                 self.datagram,
-                interval_ms=round(DATAGRAM_PROBE * 1000),
+                action.tsid,
+                idle_ms=self.offer.idle_datagram,
+                keepalive_ms=round(DATAGRAM_PROBE * 1000),
                 silent_after_ms=round(DATAGRAM_SILENCE * 1000),
             )
         except KeyError:

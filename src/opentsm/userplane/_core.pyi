@@ -337,13 +337,24 @@ class UserPlane:
         """Forget the session, its routes, rows, reservations and sockets; close its tunnels."""
 
     def attach(
-        self, session: int, tunnel: int, tsid: int, *, fresh: bool = False, linger: bool = False
+        self,
+        session: int,
+        tunnel: int,
+        tsid: int,
+        *,
+        fresh: bool = False,
+        linger: bool = False,
+        idle_ms: int = 0,
+        keepalive_ms: int = 0,
+        silent_after_ms: int = 0,
+        media_age_ms: int | None = None,
     ) -> None:
         """The tunnel may carry the session's packets from now on, and control messages on it must
         bear ``tsid``. A session has at most one live tunnel of each kind; a newer one takes over and
         the older is closed with reason ``replaced``. ``fresh``: the peer has just begun and numbers its
         sequenced media from the start. ``linger``: the older one is sent on no more, but what is on its way
-        on it is still taken until the caller closes it."""
+        on it is still taken until the caller closes it. The rest is as by ``set_idle``, ``set_keepalive``
+        and ``set_media_age`` in the same call, where it is given."""
 
     def set_coding(
         self,

@@ -158,7 +158,12 @@ class Plane:
                 _log.exception("event-handler-failed", kind=type(event).__name__)
 
     def _deliver(self, event: Event) -> None:
-        if isinstance(event, UdpReceived):
+        if isinstance(event, ControlMessage):  # of all events on a server by far the most
+            on_message = self._tunnels.get(event.tunnel)
+            if on_message is not None:
+                on_message(event)
+                return
+        elif isinstance(event, UdpReceived):
             on_data = self._sockets.get(event.socket)
             if on_data is not None:
                 on_data(event.data, event.source, event.path)

@@ -7,8 +7,9 @@ TSID (8), sequence (4); then TLVs of type (2), length (2), value.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, Final
 
 from opentsm.errors import LocalProtocolError, RemoteProtocolError
@@ -37,9 +38,19 @@ class Layout:
     number: int
     cls: type[m.Message]
     fields: tuple[tuple[str, t.Tlv], ...]
-    required: tuple[str, ...] = ()
+    required: frozenset[str] = frozenset()
+    by_number: dict[int, tuple[str, t.Tlv]] = field(init=False)
+    values: Callable[[m.Message], tuple[Any, ...]] = field(init=False)
+    """All fields of a message at once, in order."""
+
+    def __post_init__(self) -> None:
+        names = [name for name, _ in self.fields]
+        get = attrgetter(*names)
+        object.__setattr__(self, "by_number", {row.number: (name, row) for name, row in self.fields})
+        object.__setattr__(self, "values", get if len(names) > 1 else lambda message: (get(message),))
 
 
+_CODE: Final = frozenset({"code"})
 _ANSWER: Final = (("code", t.RESPONSE_CODE), ("text", t.ERROR_TEXT))
 
 LAYOUTS: Final = (
@@ -79,10 +90,10 @@ LAYOUTS: Final = (
             ("server_epoch", t.SERVER_EPOCH),
             ("padding", t.PADDING),
         ),
-        ("code",),
+        _CODE,
     ),
     Layout(3, m.ReleaseRequest, (*_ANSWER, ("tunnel_id", t.TUNNEL_ID), ("retry_after_ms", t.RETRY_AFTER))),
-    Layout(4, m.ReleaseResponse, (*_ANSWER, ("tunnel_id", t.TUNNEL_ID)), ("code",)),
+    Layout(4, m.ReleaseResponse, (*_ANSWER, ("tunnel_id", t.TUNNEL_ID)), _CODE),
     Layout(
         5,
         m.ServiceRequest,
@@ -94,7 +105,7 @@ LAYOUTS: Final = (
             ("coding", t.CODING),
             ("redundancy", t.REDUNDANCY),
         ),
-        ("service", "action"),
+        frozenset({"service", "action"}),
     ),
     Layout(
         6,
@@ -106,12 +117,12 @@ LAYOUTS: Final = (
             ("join_secret", t.JOIN_SECRET),
             ("offered_services", t.OFFERED_SERVICE),
         ),
-        ("code",),
+        _CODE,
     ),
     Layout(7, m.KeepaliveRequest, (("timestamp", t.TIMESTAMP),)),
     Layout(8, m.KeepaliveResponse, (("timestamp", t.TIMESTAMP),)),
     Layout(9, m.QualityReport, (("reports", t.PATH_QUALITY), ("decision", t.PATH_DECISION))),
-    Layout(127, m.ErrorResponse, _ANSWER, ("code",)),
+    Layout(127, m.ErrorResponse, _ANSWER, _CODE),
 )
 
 _BY_NUMBER: Final = {layout.number: layout for layout in LAYOUTS}
@@ -141,12 +152,14 @@ def encode(message: m.Message) -> bytes:
 
 
 def _values(layout: Layout, message: m.Message) -> Iterator[tuple[t.Tlv, bytes]]:
-    for name, row in layout.fields:
-        value = getattr(message, name)
+    for (_, row), value in zip(layout.fields, layout.values(message), strict=True):
         if value is None:
             continue
-        for item in value if row.repeats else (value,):
-            yield row, row.pack(item)
+        if row.repeats:
+            for item in value:
+                yield row, row.pack(item)
+        else:
+            yield row, row.pack(value)
 
 
 def decode_untrusted(data: bytes) -> m.Message:
@@ -202,7 +215,7 @@ def _split_untrusted(data: bytes, count: int) -> list[tuple[int, bytes]]:
 
 def _fields_untrusted(layout: Layout, tlvs: list[tuple[int, bytes]]) -> dict[str, Any]:
     """Field values. A TLV we do not know, or that this message has no use for, is skipped unread."""
-    names = {row.number: (name, row) for name, row in layout.fields}
+    names = layout.by_number
     fields: dict[str, Any] = {}
     for number, value in tlvs:
         if number not in names:
@@ -216,8 +229,8 @@ def _fields_untrusted(layout: Layout, tlvs: list[tuple[int, bytes]]) -> dict[str
             raise RemoteProtocolError("duplicate-tlv", row.name)
         else:
             fields[name] = _unpack_untrusted(row, value)
-    missing = [name for name in layout.required if name not in fields]
-    if missing:
+    if not fields.keys() >= layout.required:
+        missing = (name for name, _ in layout.fields if name in layout.required - fields.keys())
         raise RemoteProtocolError("missing-tlv", ", ".join(missing))
     return fields
 
