@@ -24,8 +24,12 @@ RATE_VARIANTS: Final[tuple[type[Variant], ...]] = (OpenTsmDtls, OcservDtls, Cotu
 TOTAL: Final = 40_000
 """Packets per second of all calls together, where something else than the rate is on the axis."""
 
-CLIENTS: Final = (2, 20, 200, 1_000, 4_000, 9_000)
-"""With a datagram tunnel each: 9,000 clients have 18,000 tunnels, what one process may have files for."""
+CLIENTS: Final = (2, 20, 200, 800)
+"""In pairs; 800 have 50 packets/s each, as calls do."""
+
+IDLE: Final = (0, 1_000, 4_000, 8_000)
+"""Clients that are silent, with a TLS and a datagram tunnel each, beside 800 that talk. With theirs 17,600
+tunnels are up, and the crowd's process has files for no more."""
 
 SIZES: Final = (40, 80, 172, 320, 640, 1_000, 1_300)
 CALLS: Final = (1, 10, 100, 1_000)
@@ -77,6 +81,16 @@ def _relayed(
             out.add(f"{metric} lost", f"{value:,}", path, row["lost_percent"])
 
 
+def _idle(settings: Settings, out: Figures) -> None:
+    """Those who talk, beside more and more who do not."""
+    words = ("--idle", ",".join(map(str, IDLE)), "--seconds", f"{settings.seconds:g}")
+    for row in module_rows("benchmarks.idle", *words):
+        tunnels = f"{row['tunnels']:,}"
+        out.add("idle", tunnels, "datagram", row["packet_us"])
+        out.add("idle lost", tunnels, "datagram", row["lost_percent"])
+        out.add("idle cost", tunnels, "us a second", row["idle_us"])
+
+
 @dataclass(frozen=True, slots=True)
 class Curve:
     """What is measured along an axis.
@@ -99,6 +113,7 @@ CURVES: Final[dict[str, Curve]] = {
     "tunnels": Curve(
         _relay_seconds(2 * len(CLIENTS)), partial(_relayed, "tunnels", "--clients", CLIENTS, (), BOTH)
     ),
+    "idle": Curve((110, 4), _idle),
     "size": Curve(
         _relay_seconds(2 * len(SIZES)),
         partial(_relayed, "size", "--payload", SIZES, ("--clients", "64"), BOTH),
@@ -118,6 +133,16 @@ PLOTS: Final[dict[str, tuple[str, plot.Axis, str]]] = {
         f"Tunnel to tunnel, {TOTAL:,} packets/s of 172 bytes: {_CPU}",
         plot.Axis("clients that talk", names=_KINDS),
         ".1f",
+    ),
+    "idle": (
+        f"800 clients that talk beside idle tunnels: {_CPU}",
+        plot.Axis("idle tunnels", logarithmic=False, names={"datagram": "a packet"}),
+        ".1f",
+    ),
+    "idle cost": (
+        "An idle tunnel: server CPU, microseconds a second",
+        plot.Axis("idle tunnels", logarithmic=False),
+        ".2f",
     ),
     "size": (
         f"64 clients, {TOTAL:,} packets/s: {_CPU}",
@@ -157,7 +182,7 @@ def show(figures: Figures) -> Shown:
                 shown.sections[f"Lost, %, against {axis.name}"] = table(
                     figures, f"{metric} lost", ".2f", head=axis.name
                 )
-            shown.plots[f"curve-{metric}"] = plot.lines(figures, metric, title, axis)
+            shown.plots[f"curve-{metric.replace(' ', '-')}"] = plot.lines(figures, metric, title, axis)
     return shown
 
 

@@ -139,7 +139,8 @@ def _answer(process: subprocess.Popen[str]) -> dict[str, Any]:
     return answer
 
 
-def _talk(process: subprocess.Popen[str], rate: float, seconds: float) -> dict[str, Any]:
+def talk(process: subprocess.Popen[str], rate: float, seconds: float) -> dict[str, Any]:
+    """Let a crowd talk; returns what it says of it."""
     assert process.stdin is not None
     process.stdin.write(f"talk {rate} {seconds}\n")
     process.stdin.flush()
@@ -166,9 +167,9 @@ def measure(case: Case, tool: Path, seconds: float) -> Result:
             for task in os.listdir(f"/proc/{server.pid}/task"):
                 os.sched_setaffinity(int(task), {SERVER_CORE})
             with crowd(tool, folder, token, case) as clients:
-                _talk(clients, case.rate, WARM_UP)
+                talk(clients, case.rate, WARM_UP)
                 before = process_cpu(server.pid)
-                answer = _talk(clients, case.rate, seconds)
+                answer = talk(clients, case.rate, seconds)
                 used = process_cpu(server.pid) - before
     received = answer["received"]
     return Result(
