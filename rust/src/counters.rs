@@ -78,6 +78,10 @@ counters! {
     MediaStale => "drop_media_stale",
     MediaQueueFull => "drop_media_queue_full",
     TunFull => "drop_tun_full",
+    /// Packets from the core side that found no room in the queue of a server's TUN device.
+    TunQueueFull => "drop_tun_queue_full",
+    /// Datagrams that found no room in a socket's buffer.
+    ReceiveQueueFull => "drop_receive_queue_full",
     SendFailed => "drop_send_failed",
     SendWouldBlock => "drop_send_would_block",
     KeyLimit => "drop_key_limit",

@@ -39,6 +39,9 @@ pub struct Tun {
     pub header: bool,
     /// The kernel takes runs of packets in one write; false once it has refused one.
     pub takes_runs: AtomicBool,
+    name: String,
+    /// Packets dropped before our queues, as last seen.
+    dropped: AtomicU64,
 }
 
 impl Tun {
@@ -47,7 +50,15 @@ impl Tun {
         let fd = queues.first().map(AsRawFd::as_raw_fd);
         let header = fd.is_some_and(crate::sys::tun_has_header);
         let takes_runs = header && fd.is_some_and(crate::sys::tun_takes_runs);
-        Self { id, queues, session, header, takes_runs: AtomicBool::new(takes_runs) }
+        let name = fd.map(crate::sys::tun_name).unwrap_or_default();
+        let dropped = AtomicU64::new(crate::sys::device_drops(&name).unwrap_or(0));
+        Self { id, queues, session, header, takes_runs: AtomicBool::new(takes_runs), name, dropped }
+    }
+
+    /// Packets that the kernel could not queue for us since this was last asked.
+    pub fn drops_grown(&self) -> u64 {
+        let Some(now) = crate::sys::device_drops(&self.name) else { return 0 };
+        now.saturating_sub(self.dropped.swap(now, Ordering::Relaxed))
     }
 }
 

@@ -197,3 +197,7 @@ pub const TCP_EAGER_STEP_MS: u64 = 200;
 
 /// When Python's event queue is full, a connection looks again after this.
 pub const TCP_RETRY_MS: u64 = 20;
+
+/// UDP sockets of one worker that are asked for what the kernel dropped at them: more than listeners. A process that dials
+/// thousands of tunnels, to load a server, is not to stand still for it.
+pub const DROP_SOCKETS: usize = 64;

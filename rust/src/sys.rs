@@ -2,6 +2,7 @@
 //! piece with its reason: these calls have no safe wrapper that neither allocates nor copies.
 
 mod batch;
+mod drops;
 mod tun;
 mod warm;
 
@@ -15,7 +16,8 @@ use libc::{c_int, sockaddr_storage, socklen_t};
 use crate::limits::{RESERVED_DESCRIPTORS, RESERVED_PART};
 
 pub use batch::{Flushed, Merged, RecvBatch, SendBatch, merge_datagrams};
-pub use tun::{tun_has_header, tun_takes_runs, write_runs};
+pub use drops::{SocketDrops, device_drops};
+pub use tun::{tun_has_header, tun_name, tun_takes_runs, write_runs};
 pub use warm::prefetch;
 
 fn check(result: c_int) -> io::Result<c_int> {

@@ -17,18 +17,27 @@ const TUNSETVNETHDRSZ: libc::c_ulong = 0x4004_54d8;
 /// Whether reads and writes of this descriptor have a `virtio_net_hdr` in front (it was opened with
 /// IFF_VNET_HDR). It is then made to have the length we know.
 pub fn tun_has_header(fd: RawFd) -> bool {
-    // SAFETY: ifreq is integers and bytes, for which all zeros is a value.
-    let mut request: libc::ifreq = unsafe { zeroed() };
-    // SAFETY: the ioctl fills the ifreq it is given. Of anything but a TUN device it is refused.
-    if check(unsafe { libc::ioctl(fd, TUNGETIFF as _, &raw mut request) }).is_err() {
-        return false;
-    }
+    let Some(request) = interface(fd) else { return false };
     // SAFETY: TUNGETIFF has filled in the flags.
     let flags = c_int::from(unsafe { request.ifr_ifru.ifru_flags });
     let size = HEADER as c_int;
     flags & libc::IFF_VNET_HDR != 0
         // SAFETY: the ioctl reads one int.
         && check(unsafe { libc::ioctl(fd, TUNSETVNETHDRSZ as _, &raw const size) }).is_ok()
+}
+
+/// The name of the device; empty if it is none.
+pub fn tun_name(fd: RawFd) -> String {
+    let name = interface(fd).map_or([0; libc::IFNAMSIZ], |request| request.ifr_name);
+    name.iter().take_while(|byte| **byte != 0).map(|byte| char::from(*byte as u8)).collect()
+}
+
+/// TUNGETIFF: name and flags. Of anything but a TUN device it is refused.
+fn interface(fd: RawFd) -> Option<libc::ifreq> {
+    // SAFETY: ifreq is integers and bytes, for which all zeros is a value.
+    let mut request: libc::ifreq = unsafe { zeroed() };
+    // SAFETY: the ioctl fills the ifreq it is given.
+    check(unsafe { libc::ioctl(fd, TUNGETIFF as _, &raw mut request) }).ok().map(|_| request)
 }
 
 /// Whether the kernel knows runs of UDP packets (Linux 6.2). We ask for none ourselves: what a device gives us is

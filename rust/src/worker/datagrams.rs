@@ -26,8 +26,10 @@ use crate::crypto::{
 };
 use crate::forward::Forwarder;
 use crate::frame::{CONFIGURATION_REQUEST, ControlHead, Frame, next_frame};
-use crate::limits::{HANDSHAKE_LINGER_MS, HANDSHAKE_TIMEOUT_MS, MAX_HANDSHAKES, READ_BUDGET, UDP_BUFFER};
-use crate::sys::{self, READABLE, RecvBatch, prefetch};
+use crate::limits::{
+    DROP_SOCKETS, HANDSHAKE_LINGER_MS, HANDSHAKE_TIMEOUT_MS, MAX_HANDSHAKES, READ_BUDGET, UDP_BUFFER,
+};
+use crate::sys::{self, READABLE, RecvBatch, SocketDrops, prefetch};
 use crate::tunnel::{DatagramLink, Link, Outlet, Tunnel};
 
 /// Datagrams between asking for a tunnel and for what it points to, and again until it is used: some 100 ns each,
@@ -68,6 +70,7 @@ struct Port {
     /// A listener that takes no new peers.
     retired: bool,
     peers: HashMap<SocketAddr, Peer, RandomState>,
+    drops: SocketDrops,
 }
 
 /// What became of a peer after a datagram.
@@ -112,6 +115,7 @@ impl Datagrams {
             dtls,
             retired: false,
             peers: HashMap::default(),
+            drops: SocketDrops::new(fd),
         };
         self.open_port(port, forwarder);
     }
@@ -126,6 +130,11 @@ impl Datagrams {
             self.ports.insert(port.id, port);
         }
         registered
+    }
+
+    /// What the kernel has dropped at our sockets since the last call.
+    pub fn drops_grown(&mut self) -> u64 {
+        self.ports.values_mut().take(DROP_SOCKETS).map(|port| port.drops.grown(port.fd)).sum()
     }
 
     /// No new tunnels by this listener; the socket stays while tunnels use it.
@@ -166,6 +175,7 @@ impl Datagrams {
             dtls: None,
             retired: false,
             peers: HashMap::default(),
+            drops: SocketDrops::new(raw),
         };
         if !self.open_port(port, forwarder) {
             fail(tunnel, "io-error", "the socket cannot be watched", forwarder);

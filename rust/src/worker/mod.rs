@@ -60,6 +60,9 @@ fn split(token: u64) -> (u8, u64) {
 /// How often the core side is swept for idle sockets.
 const CORE_SWEEP_US: u64 = 60_000_000;
 
+/// How often the kernel is asked what it has dropped: a reader of counters looks once in ten seconds or less often.
+const DROP_SWEEP_US: u64 = 5_000_000;
+
 /// How often clients' media flows are looked at for silence; fine enough beside the ten seconds it takes.
 const FLOW_SWEEP_US: u64 = 2_000_000;
 
@@ -89,6 +92,7 @@ impl Worker {
         inbox.epoll.add(inbox.wake.as_raw_fd(), READABLE, token(token::WAKE, 0))?;
         let mut timers = Timers::default();
         timers.at(CORE_SWEEP_US, Due::CoreSweep);
+        timers.at(DROP_SWEEP_US, Due::DropSweep);
         Ok(Self {
             index,
             inbox,
@@ -337,6 +341,7 @@ impl Worker {
             match due {
                 Due::Wake => {}
                 Due::CoreSweep => self.sweep_core(),
+                Due::DropSweep => self.sweep_drops(),
                 Due::FlowSweep => self.sweep_flows(),
                 Due::Accept(id) => self.streams.resume_accepting(id, &self.forwarder),
                 Due::Stream(id) => self.streams.on_timer(id, &mut self.forwarder),
@@ -356,6 +361,17 @@ impl Worker {
             engine.core.sweep(&engine, self.forwarder.now_us);
         }
         self.timers.at(self.forwarder.now_us + CORE_SWEEP_US, Due::CoreSweep);
+    }
+
+    fn sweep_drops(&mut self) {
+        let counters = Arc::clone(&self.forwarder.counters);
+        counters.add_n(Counter::ReceiveQueueFull, self.datagrams.drops_grown());
+        if self.index == 0 {
+            // A client's device may be in another namespace than this thread.
+            let servers = self.tuns.values().filter(|tun| tun.session.is_none());
+            counters.add_n(Counter::TunQueueFull, servers.map(|tun| tun.drops_grown()).sum());
+        }
+        self.timers.at(self.forwarder.now_us + DROP_SWEEP_US, Due::DropSweep);
     }
 
     fn sweep_flows(&mut self) {

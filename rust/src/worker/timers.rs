@@ -24,6 +24,8 @@ pub enum Due {
     /// Nothing but another turn of the loop.
     Wake,
     CoreSweep,
+    /// Ask the kernel what it has dropped.
+    DropSweep,
     /// Look for media flows that have fallen silent.
     FlowSweep,
     /// A listener for which there was no descriptor may be looked at again.
