@@ -99,6 +99,9 @@ class AddressPool:
         reserved: addresses never to lease, such as the server's own.
         quarantine: seconds a released address rests.
 
+    Attributes:
+        families: of which this pool has addresses.
+
     Raises:
         ValueError: two ranges overlap.
     """
@@ -117,11 +120,7 @@ class AddressPool:
             spans = _spans(family, ranges, reserved)
             if spans:
                 self._spaces[family] = Space(spans, quarantine)
-
-    @property
-    def families(self) -> Family:
-        """Families this pool has addresses of."""
-        return _union(self._spaces)
+        self.families: Final = _union(self._spaces)
 
     def allocate(self, now: float, family: Family) -> LeasePart:
         """Lease any address of one family.
@@ -211,15 +210,15 @@ class AddressPool:
 
 
 class PoolSet:
-    """An interface's pools, asked in their order, leasing all families of a session at once."""
+    """An interface's pools, asked in their order, leasing all families of a session at once.
+
+    Attributes:
+        families: that at least one pool has addresses of.
+    """
 
     def __init__(self, pools: Sequence[AddressPool]) -> None:
         self.pools = tuple(pools)
-
-    @property
-    def families(self) -> Family:
-        """Families that at least one pool has addresses of."""
-        return _union(family for pool in self.pools for family in pool.families)
+        self.families: Final = _union(family for pool in self.pools for family in pool.families)
 
     def lease(self, now: float, families: Family) -> Lease:
         """Lease one address of each wanted family that the pools offer.

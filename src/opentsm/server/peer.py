@@ -490,8 +490,10 @@ class Peer:
         name = lease.parts[0].pool
         pool = self.offer.pool(name)
         length = self.offer.interface.realm.prefix_length
-        ipv4 = None if lease.ipv4 is None else IPv4Interface((lease.ipv4, length(lease.ipv4)))
-        ipv6 = None if lease.ipv6 is None else IPv6Interface((lease.ipv6, length(lease.ipv6)))
+        # By number: an address given as such is written as text and read again, twice.
+        four, six = lease.ipv4, lease.ipv6
+        ipv4 = None if four is None else IPv4Interface((int(four), length(four)))
+        ipv6 = None if six is None else IPv6Interface((int(six), length(six)))
         dns = () if pool is None else pool.dns
         families = functools.reduce(operator.or_, map(Family.of, lease.addresses))
         return a.Lease(ipv4, ipv6, dns, self.offer.sip_server(name, families))
