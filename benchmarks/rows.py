@@ -103,10 +103,14 @@ class Talker:
 
     def order(self, line: str) -> dict[str, Any]:
         """Give an order and wait for its answer."""
+        self.say(line)
+        return self.answer()
+
+    def say(self, line: str) -> None:
+        """Give an order."""
         assert self.process.stdin is not None
         self.process.stdin.write(line + "\n")
         self.process.stdin.flush()
-        return self.answer()
 
     def answer(self) -> dict[str, Any]:
         """The next line."""

@@ -37,8 +37,10 @@ pub struct Forwarder {
     pub counters: Arc<CounterSet>,
     /// Microseconds since the engine began, read once per turn.
     pub now_us: u64,
-    /// Streams this worker owns that have something to write; others are told through their inbox.
+    /// Streams this worker owns that have something to write.
     pub dirty: Vec<Arc<Tunnel>>,
+    /// The same of other workers, who are told at the end of the turn.
+    pub away: Vec<Arc<Tunnel>>,
     /// Datagram tunnels this worker owns on which media has begun.
     pub to_watch: Vec<Arc<Tunnel>>,
     worker: Option<usize>,
@@ -64,6 +66,7 @@ impl Forwarder {
             counters,
             now_us: 0,
             dirty: Vec::new(),
+            away: Vec::new(),
             to_watch: Vec::new(),
             worker,
             batch: SendBatch::default(),
@@ -426,10 +429,11 @@ impl Forwarder {
             }
         }
         if !link.dirty.swap(true, Ordering::AcqRel) {
-            if self.worker == Some(tunnel.worker()) {
-                self.dirty.push(Arc::clone(tunnel));
-            } else {
-                self.engine.mark_dirty(tunnel);
+            match self.worker {
+                Some(own) if own == tunnel.worker() => self.dirty.push(Arc::clone(tunnel)),
+                // At the end of the turn: its owner would begin with the first frame, and seal and send each alone.
+                Some(_) => self.away.push(Arc::clone(tunnel)),
+                None => self.engine.mark_dirty(tunnel),
             }
         }
         Ok(())

@@ -396,6 +396,9 @@ impl Worker {
         }
         self.forwarder.flush_tun();
         self.forwarder.flush_datagrams();
+        while let Some(tunnel) = self.forwarder.away.pop() {
+            self.forwarder.engine.mark_dirty(&tunnel);
+        }
     }
 
     fn finish(&mut self) {
