@@ -1,7 +1,7 @@
 """When Python's cycle collector looks at everything: rarely, in quiet moments, for a bounded share of time.
 
 Left alone it looks at every object each time their number has grown by a quarter, and holds the control
-plane meanwhile: with 18,000 sessions a third of a second, while clients come in. A session needs no collector
+plane meanwhile, the longer the more sessions there are, while clients come in. A session needs no collector
 (it has no reference cycles, which a test holds us to), so what full collections find is the rest: cycles of
 exceptions, of the admin side, of libraries. That is bounded by how many clients have gone, and by time.
 """
