@@ -168,6 +168,10 @@ pub struct SendBatch {
     peer_lengths: [socklen_t; BATCH],
     lengths: [usize; BATCH],
     fds: [RawFd; BATCH],
+    /// The next datagram to the same peer by the same socket; zero: none.
+    after: [u8; BATCH],
+    /// One more than the last datagram to each peer, by a few bits of its address.
+    last: [u8; PLACES],
     count: usize,
     /// The kernel may cut one long datagram into many (UDP_SEGMENT); false once it has refused to.
     may_merge: bool,
@@ -191,6 +195,8 @@ impl Default for SendBatch {
             peer_lengths: [0; BATCH],
             lengths: [0; BATCH],
             fds: [-1; BATCH],
+            after: [0; BATCH],
+            last: [0; PLACES],
             count: 0,
             may_merge: true,
         }
@@ -226,28 +232,59 @@ impl SendBatch {
         self.peer_lengths[index] = size;
         self.lengths[index] = length;
         self.fds[index] = fd;
+        self.link(index, place_of(fd, to));
         self.count += 1;
         true
     }
 
-    /// Send everything. A datagram the kernel refuses never costs the rest of the batch.
+    /// Chain a datagram to the one before it that goes the same way: there may be others between them.
+    fn link(&mut self, index: usize, place: usize) {
+        self.after[index] = 0;
+        let before = std::mem::replace(&mut self.last[place], index as u8 + 1);
+        if let Some(before) = usize::from(before).checked_sub(1)
+            && self.fds[before] == self.fds[index]
+            && self.peer_lengths[before] == self.peer_lengths[index]
+            && same_peer(&self.peers[before], &self.peers[index], self.peer_lengths[index])
+        {
+            self.after[before] = index as u8;
+        }
+    }
+
+    /// Send everything, socket by socket and peer by peer; the datagrams of one peer keep their order. One that the
+    /// kernel refuses never costs the rest of the batch.
     pub fn flush(&mut self) -> Flushed {
         let mut outcome = Flushed::default();
-        let mut start = 0;
-        while start < self.count {
-            let fd = self.fds[start];
-            let run = self.fds[start..self.count].iter().take_while(|f| **f == fd).count();
-            self.send_run(start, start + run, &mut outcome);
-            start += run;
+        let mut taken = [false; BATCH];
+        for start in 0..self.count {
+            if taken[start] {
+                continue;
+            }
+            let (fd, mut order, mut length) = (self.fds[start], [0u8; BATCH], 0);
+            for first in start..self.count {
+                if taken[first] || self.fds[first] != fd {
+                    continue;
+                }
+                let mut index = first;
+                loop {
+                    (order[length], taken[index]) = (index as u8, true);
+                    length += 1;
+                    index = usize::from(self.after[index]);
+                    if index == 0 {
+                        break;
+                    }
+                }
+            }
+            self.send_run(fd, &order[..length], &mut outcome);
         }
         self.count = 0;
+        self.last = [0; PLACES];
         outcome
     }
 
-    /// Send the datagrams from `start` to `end`, which leave by one socket.
-    fn send_run(&mut self, start: usize, end: usize, outcome: &mut Flushed) {
+    /// Send datagrams that leave by one socket, in this order.
+    fn send_run(&mut self, fd: RawFd, order: &[u8], outcome: &mut Flushed) {
         let mut iovecs: [MaybeUninit<iovec>; BATCH] = [const { MaybeUninit::uninit() }; BATCH];
-        for (index, vector) in iovecs.iter_mut().enumerate().take(end).skip(start) {
+        for (index, vector) in order.iter().map(|index| usize::from(*index)).zip(iovecs.iter_mut()) {
             let base = self.slots[index].as_mut_ptr().cast();
             vector.write(iovec { iov_base: base, iov_len: self.lengths[index] });
         }
@@ -255,29 +292,29 @@ impl SendBatch {
         let mut headers: [mmsghdr; BATCH] = unsafe { zeroed() };
         let mut controls: [Control; BATCH] = [[0; 3]; BATCH];
         let mut firsts = [0usize; BATCH + 1];
-        let (mut next, mut groups) = (start, 0);
-        while next < end {
-            let length = self.group(next, end);
+        let (mut next, mut groups) = (0, 0);
+        while next < order.len() {
+            let (length, first) = (self.group(&order[next..]), usize::from(order[next]));
             let header = &mut headers[groups].msg_hdr;
             header.msg_iov = iovecs[next].as_mut_ptr();
             header.msg_iovlen = length;
-            if self.peer_lengths[next] > 0 {
-                header.msg_name = std::ptr::from_mut(&mut self.peers[next]).cast();
-                header.msg_namelen = self.peer_lengths[next];
+            if self.peer_lengths[first] > 0 {
+                header.msg_name = std::ptr::from_mut(&mut self.peers[first]).cast();
+                header.msg_namelen = self.peer_lengths[first];
             }
             if length > 1 {
-                ask_to_cut(header, &mut controls[groups], self.lengths[next] as u16);
+                ask_to_cut(header, &mut controls[groups], self.lengths[first] as u16);
             }
             firsts[groups] = next;
             (next, groups) = (next + length, groups + 1);
         }
-        firsts[groups] = end;
+        firsts[groups] = order.len();
         let mut done = 0;
         while done < groups {
             let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
             let left = (groups - done) as u32;
             // SAFETY: the headers point to slots, iovecs, addresses and controls that outlive the call.
-            let sent = unsafe { libc::sendmmsg(self.fds[start], headers[done..].as_mut_ptr(), left, flags) };
+            let sent = unsafe { libc::sendmmsg(fd, headers[done..].as_mut_ptr(), left, flags) };
             if sent > 0 {
                 let after = done + sent as usize;
                 outcome.sent += (firsts[after] - firsts[done]) as u64;
@@ -290,37 +327,42 @@ impl SendBatch {
             match error.kind() {
                 io::ErrorKind::Interrupted => continue,
                 io::ErrorKind::WouldBlock => outcome.would_block += group.len() as u64,
-                _ if group.len() > 1 => self.send_singly(group, &error, outcome),
+                _ if group.len() > 1 => self.send_singly(&order[group], &error, outcome),
                 _ => outcome.failed += 1,
             }
             done += 1;
         }
     }
 
-    /// Datagrams from `first` on that may leave as one: same peer, same length, the last one maybe shorter.
-    fn group(&self, first: usize, end: usize) -> usize {
+    /// How many datagrams at the beginning may leave as one: same peer, same length, the last one maybe shorter.
+    fn group(&self, order: &[u8]) -> usize {
+        let Some((first, rest)) = order.split_first() else { return 0 };
+        let first = usize::from(*first);
         let (length, mut total) = (self.lengths[first], self.lengths[first]);
-        let mut next = first + 1;
-        while self.may_merge
-            && next < end
-            && total + self.lengths[next] <= MERGED
-            && (1..=length).contains(&self.lengths[next])
-            && self.lengths[next - 1] == length
-            && same_peer(&self.peers[first], &self.peers[next], self.peer_lengths[first])
-        {
+        let (mut count, mut before) = (1, first);
+        for next in rest.iter().map(|index| usize::from(*index)) {
+            if !self.may_merge
+                || total + self.lengths[next] > MERGED
+                || !(1..=length).contains(&self.lengths[next])
+                || self.lengths[before] != length
+                || self.peer_lengths[first] != self.peer_lengths[next]
+                || !same_peer(&self.peers[first], &self.peers[next], self.peer_lengths[first])
+            {
+                break;
+            }
             total += self.lengths[next];
-            next += 1;
+            (count, before) = (count + 1, next);
         }
-        next - first
+        count
     }
 
     /// The kernel did not take a merged group: give it the datagrams one by one.
-    fn send_singly(&mut self, group: std::ops::Range<usize>, why: &io::Error, outcome: &mut Flushed) {
+    fn send_singly(&mut self, group: &[u8], why: &io::Error, outcome: &mut Flushed) {
         // What a device without checksum offload, or a kernel without UDP_SEGMENT, answers. Anything else is
         // about this peer (its path's MTU, a pending ICMP error) and says nothing about the next.
         self.may_merge &=
             !matches!(why.raw_os_error(), Some(libc::EIO | libc::EOPNOTSUPP | libc::ENOPROTOOPT));
-        for index in group {
+        for index in group.iter().map(|index| usize::from(*index)) {
             let to = (self.peer_lengths[index] > 0).then(|| from_storage(&self.peers[index])).flatten();
             let data = &self.slots[index][..self.lengths[index]];
             let sent = match to {
@@ -334,6 +376,23 @@ impl SendBatch {
             }
         }
     }
+}
+
+/// Places in the table of peers: twice as many as there can be peers in a batch, so that few share one.
+const PLACES: usize = 2 * BATCH;
+
+/// Where in the table of peers the last datagram to this one is remembered.
+fn place_of(fd: RawFd, to: Option<&SocketAddr>) -> usize {
+    let address = match to {
+        None => 0,
+        Some(SocketAddr::V4(to)) => u32::from(*to.ip()) ^ u32::from(to.port()).rotate_left(16),
+        Some(SocketAddr::V6(to)) => {
+            let bits = u128::from(*to.ip());
+            (bits as u32) ^ ((bits >> 32) as u32) ^ u32::from(to.port()).rotate_left(16)
+        }
+    };
+    // The multiplier of Knuth's: the top bits depend on all.
+    ((address ^ (fd as u32).rotate_left(8)).wrapping_mul(2_654_435_769) >> 16) as usize % PLACES
 }
 
 /// Most bytes of a merged group: the payload of the longest UDP datagram over IPv6 and IPv4.
@@ -433,6 +492,37 @@ mod tests {
     }
 
     #[test]
+    fn what_goes_to_one_peer_leaves_as_one_whoever_is_between() {
+        let trunk = UdpSocket::bind("127.0.0.1:0").unwrap();
+        merge_datagrams(trunk.as_raw_fd());
+        let to = trunk.local_addr().unwrap();
+        let phones: Vec<_> = (0..15).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
+        let (one, other) = (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
+        let mut batch = SendBatch::default();
+        for (number, phone) in phones.iter().enumerate() {
+            for (socket, to) in [(&one, to), (&other, to), (&one, phone.local_addr().unwrap())] {
+                assert!(batch.push(socket.as_raw_fd(), Some(&to), |slot| {
+                    slot[..200].fill(number as u8);
+                    Some(200)
+                }));
+            }
+        }
+        assert_eq!(batch.flush().sent, 45);
+        let mut received = RecvBatch::default();
+        assert_eq!(received.receive(trunk.as_raw_fd()).unwrap(), (2, false), "one piece by each socket");
+        for (slot, from) in [&one, &other].into_iter().enumerate() {
+            let (datagrams, peer) = received.get(slot).unwrap();
+            assert_eq!(peer, from.local_addr().unwrap());
+            let numbers: Vec<u8> = datagrams.map(|d| d[0]).collect();
+            assert_eq!(numbers, (0..15).collect::<Vec<u8>>());
+        }
+        for (number, phone) in phones.iter().enumerate() {
+            assert_eq!(received.receive(phone.as_raw_fd()).unwrap().0, 1);
+            assert_eq!(received.payload(0).unwrap().next().unwrap()[0], number as u8);
+        }
+    }
+
+    #[test]
     fn a_merged_group_is_bounded_by_the_longest_datagram() {
         let to = UdpSocket::bind("127.0.0.1:0").unwrap();
         merge_datagrams(to.as_raw_fd());
@@ -449,9 +539,9 @@ mod tests {
         out.push(a.as_raw_fd(), None, |_| Some(100));
         out.push(a.as_raw_fd(), None, |_| Some(100));
         let mut outcome = Flushed::default();
-        out.send_singly(0..2, &io::Error::from_raw_os_error(libc::EINVAL), &mut outcome);
+        out.send_singly(&[0, 1], &io::Error::from_raw_os_error(libc::EINVAL), &mut outcome);
         assert!(outcome.sent == 2 && out.may_merge);
-        out.send_singly(0..2, &io::Error::from_raw_os_error(libc::EIO), &mut outcome);
+        out.send_singly(&[0, 1], &io::Error::from_raw_os_error(libc::EIO), &mut outcome);
         assert!(outcome.sent == 4 && !out.may_merge);
         assert_eq!(out.flush().sent, 2);
     }
