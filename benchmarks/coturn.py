@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+from abc import abstractmethod
 from pathlib import Path
 from typing import Final
 
@@ -78,9 +79,9 @@ class Coturn(Variant):
         self.wait_for(self._listens, "turnserver does not listen", log)
         self._relayed = self._allocate()
 
+    @abstractmethod
     def _allocate(self) -> str:
         """An allocation with its channels; returns ADDRESS:PORT that relays."""
-        raise NotImplementedError
 
     def _listens(self) -> bool:
         return f":{TLS_PORT}" in self.rig.server.run(["ss", "-Hltn", "sport", "=", f":{TLS_PORT}"]).stdout

@@ -13,8 +13,7 @@ from pathlib import Path
 
 from benchmarks.endpoint import DATAGRAM, WAIT, Client, Lease, steer_all
 from benchmarks.rig import DOWN_PORT, UP_PORT
-from opentsm.lab.netns import iproute_batch
-from opentsm.lab.wan import open_tun
+from benchmarks.tun_client import carry
 from opentsm.types import UNASSIGNED_TSID, Code, Flow, PathMode, Protocol, Service, ServiceAction, Tsid
 from opentsm.userplane._core import ControlMessage, StreamReady, UserPlane
 from opentsm.wire.codec import decode_untrusted, encode
@@ -98,19 +97,7 @@ def main() -> None:
     plane.attach(SESSION, stream, lease.tsid)
     client.open_datagram(SESSION, stream, lease)
     steer_all(plane, SESSION, [UP_PORT], DATAGRAM)
-    tun = plane.add_tun([open_tun(DEVICE)])
-    plane.route_tun(f"{lease.address}/32", tun)
-    iproute_batch(
-        [
-            f"address add {lease.address}/32 dev {DEVICE}",
-            f"link set {DEVICE} up mtu {MTU}",
-            f"route add {options.far} dev {DEVICE} src {lease.address}",
-        ]
-    )
-    print("ready", lease.address, flush=True)
-    signal.sigwait({signal.SIGTERM})
-    print({name: value for name, value in plane.counters().items() if value}, flush=True)
-    plane.shutdown(0)
+    carry(plane, lease.address, options.far, DEVICE, MTU)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,29 @@ from opentsm.userplane.tun import open_queue
 SESSION = 1
 
 
+def carry(plane: UserPlane, address: str, far: str, device: str, mtu: int) -> None:
+    """Give the host a device that leads to ``far``; say ``ready`` and the address.
+
+    After SIGTERM, which the caller has blocked, say what was counted.
+
+    Args:
+        address: inner address. mtu: of the device, bytes.
+    """
+    tun = plane.add_tun([open_queue(device)])
+    plane.route_tun(f"{address}/32", tun)
+    iproute_batch(
+        [
+            f"address add {address}/32 dev {device}",
+            f"link set {device} up mtu {mtu}",
+            f"route add {far} dev {device} src {address}",
+        ]
+    )
+    print("ready", address, flush=True)
+    signal.sigwait({signal.SIGTERM})
+    print({name: value for name, value in plane.counters().items() if value}, flush=True)
+    plane.shutdown(0)
+
+
 def main() -> None:
     """Connect, set the device up, say ``ready``, wait for SIGTERM."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -41,19 +64,7 @@ def main() -> None:
     if options.path == "datagram":
         client.open_datagram(SESSION, stream, lease)
     steer_all(plane, SESSION, options.ports, DATAGRAM if options.path == "datagram" else STREAM)
-    tun = plane.add_tun([open_queue(options.tun)])
-    plane.route_tun(f"{lease.address}/32", tun)
-    iproute_batch(
-        [
-            f"address add {lease.address}/32 dev {options.tun}",
-            f"link set {options.tun} up mtu {options.mtu}",
-            f"route add {options.far} dev {options.tun} src {lease.address}",
-        ]
-    )
-    print("ready", lease.address, flush=True)
-    signal.sigwait({signal.SIGTERM})
-    print({name: value for name, value in plane.counters().items() if value}, flush=True)
-    plane.shutdown(0)
+    carry(plane, lease.address, options.far, options.tun, options.mtu)
 
 
 if __name__ == "__main__":
